@@ -1,0 +1,166 @@
+//! Floor 6: the commands.
+//!
+//! Owns options, what is printed and the exit code: 0, or 1 with one sentence on standard error,
+//! or 2 for a command line that makes no sense. Computes nothing a model would. Imports every
+//! floor below.
+
+mod chat;
+mod inspect;
+mod logits;
+mod npy;
+mod open;
+mod out;
+mod perplexity;
+mod read;
+mod run;
+mod signals;
+mod synth;
+mod tokenize;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::engine;
+use crate::math::IsaChoice;
+
+/// Serves Mixture-of-Experts language models on one dedicated Linux host.
+///
+/// MODEL is a GGUF file (any part of a split one), a Hugging Face folder with config.json and
+/// safetensors, or the word `demo` for the small model inside this program.
+#[derive(Parser)]
+#[command(name = "penstock", version, max_term_width = 100)]
+#[command(after_help = "The same prompt, seed and model give the same bits, whatever --isa or \
+    --prefill-chunk say; `penstock logits` and `cmp` let you check.")]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Run(run::Args),
+    Inspect(inspect::Args),
+    Tokenize(tokenize::Args),
+    Logits(logits::Args),
+    Perplexity(perplexity::Args),
+    Synth(synth::Args),
+}
+
+/// What any command can fail with: one sentence for the user.
+type Outcome<T = ()> = Result<T, Box<dyn std::error::Error>>;
+
+/// Options that are right one by one and make no sense together.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Usage(&'static str);
+
+pub fn main() -> ExitCode {
+    let command = match Args::try_parse() {
+        Ok(args) => args.command,
+        Err(asked) => return explain(&asked),
+    };
+    let outcome = match command {
+        Command::Run(args) => run::run(args),
+        Command::Inspect(args) => inspect::run(args),
+        Command::Tokenize(args) => tokenize::run(args),
+        Command::Logits(args) => logits::run(args),
+        Command::Perplexity(args) => perplexity::run(args),
+        Command::Synth(args) => synth::run(args),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        // The reader of a pipe has seen enough (`penstock inspect … | head`).
+        Err(error) if out::is_broken_pipe(&*error) => ExitCode::SUCCESS,
+        Err(error) => {
+            if let Some(signal) = error.downcast_ref::<signals::Interrupted>() {
+                return ExitCode::from(signal.die() as u8);
+            }
+            match error.is::<std::io::Error>() {
+                // What else can fail is given a name where it fails.
+                true => out::note!("penstock: cannot write to standard output: {error}"),
+                false => out::note!("penstock: {error}"),
+            }
+            match error.is::<Usage>() {
+                true => ExitCode::from(2),
+                false => ExitCode::FAILURE,
+            }
+        }
+    }
+}
+
+/// Prints help, the version, or what is wrong with a command line.
+fn explain(asked: &clap::Error) -> ExitCode {
+    match (asked.print(), asked.exit_code()) {
+        (Err(error), 0) if !out::is_broken_pipe(&error) => ExitCode::FAILURE,
+        (_, code) => ExitCode::from(code as u8),
+    }
+}
+
+/// "1 token", "2 tokens".
+fn counted(count: usize, thing: &str) -> String {
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{count} {thing}{plural}")
+}
+
+/// How to compute. None of these changes a bit of any answer.
+#[derive(clap::Args, Clone)]
+#[command(next_help_heading = "How to compute (the answer stays the same)")]
+#[command(allow_negative_numbers = true)]
+struct Compute {
+    /// Cores to compute on. This version computes on one.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = one_core)]
+    cores: usize,
+
+    /// Instruction set: scalar, avx2, avx512, amx, or auto for the best this host has
+    #[arg(long, default_value = "auto", value_name = "ISA")]
+    isa: IsaChoice,
+
+    /// Prompt tokens that are computed in one step
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = chunk)]
+    prefill_chunk: usize,
+
+    // Named so that it is refused with a reason until it works.
+    #[arg(long, value_name = "SIZE", hide = true, value_parser = no_budget)]
+    memory: Option<std::convert::Infallible>,
+}
+
+fn no_budget(_: &str) -> Result<std::convert::Infallible, String> {
+    Err("a memory budget is not implemented yet; weights are mapped and the host keeps what fits"
+        .into())
+}
+
+fn one_core(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(1) => Ok(1),
+        Ok(0) => Err("there must be at least one core".into()),
+        Ok(_) => Err("computing on several cores is not implemented yet; leave it at 1".into()),
+        Err(_) => Err("expected a whole number".into()),
+    }
+}
+
+fn chunk(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(n) if (1..=65536).contains(&n) => Ok(n),
+        _ => Err("expected a whole number from 1 to 65536".into()),
+    }
+}
+
+/// A whole number of a type that has no negative ones.
+fn whole<T: std::str::FromStr>(text: &str) -> Result<T, String> {
+    text.parse().map_err(|_| "expected a whole number, 0 or more".into())
+}
+
+fn positive(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(n) if (1..=1 << 30).contains(&n) => Ok(n),
+        _ => Err("expected a whole number from 1 to 2^30".into()),
+    }
+}
+
+impl Compute {
+    fn options(&self, context: Option<usize>) -> engine::Options {
+        debug_assert_eq!(self.cores, 1);
+        engine::Options { isa: self.isa, prefill_chunk: self.prefill_chunk, context }
+    }
+}

@@ -1,0 +1,299 @@
+//! One sequence: its tokens, its pages, its sampler and how far it has come.
+
+use std::rc::Rc;
+
+use super::Error;
+use super::pages::PageTable;
+use crate::math::Kernels;
+use crate::model::channels::{Channels, Voice};
+use crate::model::sampling::{Choice, SampleError, Sampler, SamplingParams, StopMatcher};
+use crate::model::tokenizer::{Detokenizer, Tokenizer};
+
+/// What a session is asked to do with its prompt.
+#[derive(Clone, Default)]
+pub struct Settings {
+    pub sampling: SamplingParams,
+    /// Tokens to write at most; `None`: until the text ends or the context is full.
+    pub max_tokens: Option<usize>,
+    /// The answer ends before the first of these.
+    pub stop: Vec<String>,
+    /// Turns tokens into text and knows which end it; without one, events carry ids alone and
+    /// nothing but a limit ends the answer.
+    pub tokenizer: Option<Rc<Tokenizer>>,
+    /// Do not end at the tokens that end a text.
+    pub ignore_end: bool,
+}
+
+/// Why a session ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The model ended the text.
+    Text,
+    /// A stop string was written.
+    Stop,
+    /// As many tokens as were asked for.
+    Length,
+    /// No room for another position.
+    ContextFull,
+    /// Other sessions hold the pages it needs, and none of them can go on either.
+    NoPages,
+    Cancelled,
+    /// No token could be drawn.
+    Failed(SampleError),
+}
+
+#[derive(Clone, Debug)]
+pub struct Event {
+    /// The session it is about.
+    pub session: u64,
+    pub what: What,
+}
+
+#[derive(Clone, Debug)]
+pub enum What {
+    /// A part of the prompt was computed.
+    Prefilled { done: usize, total: usize },
+    /// A token was chosen. `text` is what it completes: whole characters, possibly none.
+    Token { choice: Choice, text: String, voice: Voice },
+    /// The end. `text` is what was still held back.
+    Ended { end: End, text: String },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum State {
+    Running,
+    Paused,
+    Ended(End),
+}
+
+/// Positions a session computes in a step.
+pub(super) struct Turn {
+    pub start: usize,
+    pub end: usize,
+}
+
+/// A sequence being written. It may be advanced, paused, cancelled or dropped at any token; its
+/// pages go back when it is dropped.
+pub struct Session {
+    id: u64,
+    /// Prompt and answer.
+    tokens: Vec<u32>,
+    prompt: usize,
+    /// Positions whose keys and values are in the pages.
+    computed: usize,
+    pages: PageTable,
+    settings: Settings,
+    sampler: Sampler,
+    text: Option<TextStream>,
+    state: State,
+}
+
+impl Session {
+    pub(super) fn new(
+        id: u64,
+        prompt: Vec<u32>,
+        settings: Settings,
+        pages: PageTable,
+        kernels: Kernels,
+    ) -> Result<Session, Error> {
+        let mut session = Session {
+            id,
+            tokens: Vec::new(),
+            prompt: 0,
+            computed: 0,
+            pages,
+            sampler: Sampler::new(settings.sampling.clone(), kernels)?,
+            text: None,
+            settings: Settings::default(),
+            state: State::Paused,
+        };
+        session.restart(prompt, settings, kernels)?;
+        Ok(session)
+    }
+
+    /// Begins again with another prompt, keeping what is computed of their common beginning.
+    pub(super) fn restart(
+        &mut self,
+        prompt: Vec<u32>,
+        settings: Settings,
+        kernels: Kernels,
+    ) -> Result<(), Error> {
+        self.sampler = Sampler::new(settings.sampling.clone(), kernels)?;
+        self.settings = settings;
+        let same = self.tokens.iter().zip(&prompt).take_while(|(a, b)| a == b).count();
+        // The last prompt token is always computed anew: its logits are what the answer needs.
+        self.computed = self.computed.min(same).min(prompt.len() - 1);
+        self.pages.truncate(self.computed);
+        self.prompt = prompt.len();
+        self.tokens = prompt;
+        self.text =
+            self.settings.tokenizer.clone().map(|t| TextStream::new(t, &self.settings.stop));
+        self.state = State::Running;
+        Ok(())
+    }
+
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// Prompt and answer.
+    pub fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+
+    /// What was written so far.
+    pub fn answer(&self) -> &[u32] {
+        &self.tokens[self.prompt..]
+    }
+
+    pub fn end_reason(&self) -> Option<&End> {
+        match &self.state {
+            State::Ended(end) => Some(end),
+            State::Running | State::Paused => None,
+        }
+    }
+
+    /// Leaves the session out of steps until it is resumed.
+    pub fn pause(&mut self) {
+        if self.state == State::Running {
+            self.state = State::Paused;
+        }
+    }
+
+    pub fn resume(&mut self) {
+        if self.state == State::Paused {
+            self.state = State::Running;
+        }
+    }
+
+    /// Ends the session where it is. Text that was held back is returned.
+    pub fn cancel(&mut self) -> Option<Event> {
+        match self.state {
+            State::Running | State::Paused => Some(self.end(End::Cancelled)),
+            State::Ended(_) => None,
+        }
+    }
+
+    pub(super) fn pages(&self) -> &[u32] {
+        self.pages.pages()
+    }
+
+    pub(super) fn reserve(&mut self, len: usize) -> bool {
+        self.pages.reserve(len)
+    }
+
+    /// What the session computes next; `None` if it does not run.
+    pub(super) fn take_turn(&self, chunk: usize) -> Option<Turn> {
+        (self.state == State::Running).then(|| Turn {
+            start: self.computed,
+            end: self.tokens.len().min(self.computed + chunk),
+        })
+    }
+
+    pub(super) fn computed_to(&mut self, position: usize) {
+        self.computed = position;
+    }
+
+    pub(super) fn prefilled(&self) -> Event {
+        self.event(What::Prefilled { done: self.computed, total: self.prompt })
+    }
+
+    /// Draws the next token from its logits and decides whether the answer goes on.
+    pub(super) fn choose(&mut self, logits: &[f32]) -> Vec<Event> {
+        let position = self.tokens.len() as u64;
+        let choice = match self.sampler.sample(logits, &self.tokens, position) {
+            Ok(choice) => choice,
+            Err(error) => return vec![self.end(End::Failed(error))],
+        };
+        let token = choice.id;
+        self.tokens.push(token);
+        if !self.settings.ignore_end && self.is_end(token) {
+            return vec![self.end(End::Text)];
+        }
+        let (text, voice, stopped) = match &mut self.text {
+            Some(stream) => stream.push(token),
+            None => (String::new(), Voice::Answer, false),
+        };
+        let mut events = vec![self.event(What::Token { choice, text, voice })];
+        if stopped {
+            // The rest of the stop string is not part of the answer.
+            self.text = None;
+            events.push(self.end(End::Stop));
+        } else if self.settings.max_tokens.is_some_and(|max| self.answer().len() >= max) {
+            events.push(self.end(End::Length));
+        }
+        events
+    }
+
+    fn is_end(&self, token: u32) -> bool {
+        self.settings.tokenizer.as_ref().is_some_and(|t| t.is_end(token))
+    }
+
+    pub(super) fn end(&mut self, end: End) -> Event {
+        let text = self.text.take().map_or(String::new(), TextStream::finish);
+        self.state = State::Ended(end.clone());
+        self.event(What::Ended { end, text })
+    }
+
+    fn event(&self, what: What) -> Event {
+        Event { session: self.id, what }
+    }
+}
+
+/// Tokens to text, held back where a stop string may be coming.
+struct TextStream {
+    tokenizer: Rc<Tokenizer>,
+    detokenizer: Detokenizer,
+    channels: Option<Channels>,
+    /// Whom the text so far was for.
+    voice: Voice,
+    stop: StopMatcher,
+}
+
+impl TextStream {
+    fn new(tokenizer: Rc<Tokenizer>, stop: &[String]) -> TextStream {
+        TextStream {
+            detokenizer: Detokenizer::new(&tokenizer, true),
+            channels: Channels::new(&tokenizer),
+            voice: Voice::Answer,
+            stop: StopMatcher::new(stop.iter().cloned()),
+            tokenizer,
+        }
+    }
+
+    /// What may be shown after this token, whom it is for, and whether a stop string is complete.
+    fn push(&mut self, token: u32) -> (String, Voice, bool) {
+        let mut text = String::new();
+        let voice = match &mut self.channels {
+            Some(channels) => channels.push(&self.tokenizer, token),
+            None => Some(Voice::Answer),
+        };
+        match voice {
+            Some(voice) => {
+                self.voice = voice;
+                self.detokenizer.push(&self.tokenizer, token, &mut text);
+            }
+            // A frame ends what it follows, half a character included.
+            None => self.detokenizer.finish(&self.tokenizer, &mut text),
+        }
+        if self.voice == Voice::Thought {
+            return (text, self.voice, false);
+        }
+        let mut shown = String::new();
+        let stopped = self.stop.push(&text, &mut shown);
+        (shown, self.voice, stopped)
+    }
+
+    /// What is left of the answer. Half a character of a thought is lost.
+    fn finish(mut self) -> String {
+        let (mut tail, mut shown) = (String::new(), String::new());
+        self.detokenizer.finish(&self.tokenizer, &mut tail);
+        if self.voice == Voice::Thought {
+            tail.clear();
+        }
+        if !self.stop.push(&tail, &mut shown) {
+            self.stop.finish(&mut shown);
+        }
+        shown
+    }
+}

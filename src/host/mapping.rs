@@ -1,0 +1,148 @@
+//! Files mapped for reading.
+
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+
+use memmap2::{Advice, Mmap};
+
+/// Bytes asked for at once. The kernel cuts a request at the device's read-ahead size and drops
+/// the rest, which is then read page by page; 128 KiB is the smallest size in use.
+const PREFETCH: usize = 128 << 10;
+
+/// An immutable run of bytes that is cheap to clone: a range of a mapped file, of a buffer this
+/// process made, or of the program itself.
+#[derive(Clone)]
+pub struct Bytes {
+    owner: Owner,
+    range: Range<usize>,
+}
+
+#[derive(Clone)]
+enum Owner {
+    Mapped(Arc<Mmap>),
+    Made(Arc<Vec<u8>>),
+    Static(&'static [u8]),
+}
+
+impl Bytes {
+    /// Maps a whole file. Nothing is read until it is looked at.
+    pub fn map(path: &Path) -> io::Result<Bytes> {
+        // Asked before opening, which would wait for ever on a pipe nobody writes to.
+        if !std::fs::metadata(path)?.is_file() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+        }
+        let file = File::open(path)?;
+        if file.metadata()?.len() == 0 {
+            return Ok(Bytes::fixed(&[]));
+        }
+        // SAFETY: the map is read-only, and shared with whoever else has the file. It is sound
+        // while nobody writes to the file or cuts it short, which nothing can enforce: the user
+        // must see to it, as with every program that maps its models. (A cut raises SIGBUS; what
+        // is written shows up as other weights, after their headers were checked.) Experts that
+        // are packed are read with io_uring instead.
+        let map = unsafe { Mmap::map(&file)? };
+        let range = 0..map.len();
+        Ok(Bytes { owner: Owner::Mapped(Arc::new(map)), range })
+    }
+
+    /// Bytes that are part of the program.
+    pub fn fixed(bytes: &'static [u8]) -> Bytes {
+        Bytes { owner: Owner::Static(bytes), range: 0..bytes.len() }
+    }
+
+    /// Bytes this process made.
+    pub fn made(bytes: Vec<u8>) -> Bytes {
+        let range = 0..bytes.len();
+        Bytes { owner: Owner::Made(Arc::new(bytes)), range }
+    }
+
+    /// A part of these bytes, `None` if it is not inside them.
+    pub fn slice(&self, part: Range<usize>) -> Option<Bytes> {
+        if part.start > part.end || part.end > self.len() {
+            return None;
+        }
+        let range = self.range.start + part.start..self.range.start + part.end;
+        Some(Bytes { owner: self.owner.clone(), range })
+    }
+
+    /// Tells the host to read of these bytes what is looked at and nothing around it. Its own
+    /// guess (some megabytes per fault) reads experts that nobody asked for.
+    pub fn without_read_ahead(&self) {
+        self.advise(Advice::Random);
+    }
+
+    /// Tells the host to begin reading all of these bytes. Does not wait for them.
+    pub fn prefetch(&self) {
+        for start in (0..self.len()).step_by(PREFETCH) {
+            let part = self.slice(start..self.len().min(start + PREFETCH));
+            part.iter().for_each(|part| part.advise(Advice::WillNeed));
+        }
+    }
+
+    /// Advice may be ignored: it changes when bytes are read, never which.
+    fn advise(&self, advice: Advice) {
+        if let (Owner::Mapped(map), false) = (&self.owner, self.is_empty()) {
+            let _ = map.advise_range(advice, self.range.start, self.range.len());
+        }
+    }
+
+    pub fn len(&self) -> usize {
+        self.range.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.range.is_empty()
+    }
+}
+
+impl std::ops::Deref for Bytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        let whole: &[u8] = match &self.owner {
+            Owner::Mapped(map) => map,
+            Owner::Made(bytes) => bytes,
+            Owner::Static(bytes) => bytes,
+        };
+        &whole[self.range.clone()]
+    }
+}
+
+impl std::fmt::Debug for Bytes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Bytes({} long)", self.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_stay_inside() {
+        let bytes = Bytes::made(vec![1, 2, 3, 4]);
+        let part = bytes.slice(1..3).unwrap();
+        assert_eq!(part[..], [2, 3]);
+        assert_eq!(part.slice(1..2).unwrap()[..], [3]);
+        assert!(part.slice(0..3).is_none());
+        assert!(part.slice(usize::MAX - 1..usize::MAX).is_none());
+        let (from, to) = (2, 1);
+        assert!(part.slice(from..to).is_none());
+        assert!(part.slice(2..2).unwrap().is_empty());
+    }
+
+    #[test]
+    fn only_regular_files_are_mapped() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        std::fs::write(&path, b"abc").unwrap();
+        assert_eq!(Bytes::map(&path).unwrap()[..], *b"abc");
+        std::fs::write(&path, b"").unwrap();
+        assert!(Bytes::map(&path).unwrap().is_empty());
+        assert_eq!(Bytes::map(folder.path()).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+        assert_eq!(Bytes::map(&path.join("x")).unwrap_err().kind(), io::ErrorKind::NotADirectory);
+    }
+}

@@ -1,0 +1,190 @@
+//! The kernels of the chosen instruction set, behind one safe door.
+
+use super::activations::{Activations, Tokens};
+use super::attention::{AttentionScratch, KvView, Query};
+#[cfg(target_arch = "x86_64")]
+use super::isa::{Avx2, Avx512};
+use super::isa::{Isa, IsaChoice, IsaError};
+use super::matrix::Matrix;
+use super::oracle;
+
+/// How a rotary embedding pairs dimensions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RopeStyle {
+    /// Dimension 2i with 2i + 1.
+    Interleaved,
+    /// Dimension i with i + n/2.
+    Halves,
+}
+
+/// What was detected and chosen; the choice is made once, each call is one jump.
+#[derive(Clone, Copy, Debug)]
+pub struct Kernels {
+    room: Room,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Room {
+    Scalar,
+    #[cfg(target_arch = "x86_64")]
+    Avx2(Avx2),
+    #[cfg(target_arch = "x86_64")]
+    Avx512(Avx512),
+}
+
+macro_rules! call {
+    ($self:ident, $name:ident ( $($arg:expr),* $(,)? )) => {
+        match $self.room {
+            Room::Scalar => oracle::$name($($arg),*),
+            #[cfg(target_arch = "x86_64")]
+            Room::Avx2(room) => room.$name($($arg),*),
+            #[cfg(target_arch = "x86_64")]
+            Room::Avx512(room) => room.$name($($arg),*),
+        }
+    };
+}
+
+impl Kernels {
+    /// The kernels that satisfy the choice on this host.
+    pub fn new(choice: IsaChoice) -> Result<Self, IsaError> {
+        let room = match choice.resolve()? {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => Avx512::detect().map(Room::Avx512),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => Avx2::detect().map(Room::Avx2),
+            _ => None,
+        };
+        Ok(Kernels { room: room.unwrap_or(Room::Scalar) })
+    }
+
+    pub fn isa(&self) -> Isa {
+        match self.room {
+            Room::Scalar => Isa::Scalar,
+            #[cfg(target_arch = "x86_64")]
+            Room::Avx2(_) => Isa::Avx2,
+            #[cfg(target_arch = "x86_64")]
+            Room::Avx512(_) => Isa::Avx512,
+        }
+    }
+
+    /// `out[token][row] = Σ_k w[row][k] · x[token][k]`. For a quantised matrix the activations
+    /// must have been prepared for its format.
+    pub fn linear(&self, matrix: &Matrix, x: &Activations, out: &mut [f32]) {
+        self.product(matrix, x, Tokens::All(x.tokens()), out);
+    }
+
+    /// The same for some rows of the activations: `out[i]` is for `tokens[i]`.
+    pub fn linear_rows(&self, matrix: &Matrix, x: &Activations, tokens: &[u32], out: &mut [f32]) {
+        self.product(matrix, x, Tokens::List(tokens), out);
+    }
+
+    fn product(&self, matrix: &Matrix, x: &Activations, tokens: Tokens, out: &mut [f32]) {
+        assert_eq!(matrix.cols(), x.cols(), "the matrix is as wide as the activations");
+        assert_eq!(
+            Some(out.len()),
+            tokens.len().checked_mul(matrix.rows()),
+            "a row for each token"
+        );
+        if matrix.cols() == 0 {
+            out.fill(0.0);
+            return;
+        }
+        call!(self, linear(matrix, x, tokens, out))
+    }
+
+    /// `x[blocks][block] →` codes in pairs, sums of 16 codes in pairs, scales.
+    pub(super) fn quantise(
+        &self,
+        x: &[f32],
+        block: usize,
+        codes: &mut [i32],
+        sums: &mut [i32],
+        scales: &mut [f32],
+    ) {
+        call!(self, quantise(x, block, codes, sums, scales))
+    }
+
+    /// `x / sqrt(mean(x²) + eps) · weight`: the scale is rounded, then each of the two products.
+    pub fn rms_norm(&self, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
+        call!(self, rms_norm(x, weight, eps, out))
+    }
+
+    pub fn softmax(&self, x: &mut [f32]) {
+        call!(self, softmax(x))
+    }
+
+    /// Below 1.05 ulp off; -inf → 0, above 88.73 → infinity, NaN → NaN.
+    pub fn exp(&self, x: &mut [f32]) {
+        call!(self, exp(x))
+    }
+
+    /// `1 / (1 + exp(-x))`.
+    pub fn sigmoid(&self, x: &mut [f32]) {
+        call!(self, sigmoid(x))
+    }
+
+    /// SwiGLU: `(gate / (1 + exp(-gate))) · up`.
+    pub fn silu_mul(&self, gate: &[f32], up: &[f32], out: &mut [f32]) {
+        call!(self, silu_mul(gate, up, out))
+    }
+
+    /// GeGLU with the tanh form of GELU.
+    pub fn gelu_mul(&self, gate: &[f32], up: &[f32], out: &mut [f32]) {
+        call!(self, gelu_mul(gate, up, out))
+    }
+
+    /// The clamped SwiGLU of gpt-oss: `gate` at most `limit`, `up` within ±`limit`,
+    /// `(up + 1) · gate · sigmoid(alpha · gate)`.
+    pub fn clamped_swiglu_mul(
+        &self,
+        gate: &[f32],
+        up: &[f32],
+        alpha: f32,
+        limit: f32,
+        out: &mut [f32],
+    ) {
+        call!(self, clamped_swiglu_mul(gate, up, alpha, limit, out))
+    }
+
+    /// `y += x`.
+    pub fn add(&self, y: &mut [f32], x: &[f32]) {
+        call!(self, add(y, x))
+    }
+
+    /// `y = fma(a, x, y)`.
+    pub fn axpy(&self, a: f32, x: &[f32], y: &mut [f32]) {
+        call!(self, axpy(a, x, y))
+    }
+
+    /// `x *= a`.
+    pub fn scale(&self, a: f32, x: &mut [f32]) {
+        call!(self, scale(a, x))
+    }
+
+    /// Rotates the first `2 · cos.len()` dimensions of one head: with the pair (a, b),
+    /// `a' = fma(a, cos, -(b · sin))` and `b' = fma(a, sin, b · cos)`.
+    pub fn rope(&self, x: &mut [f32], cos: &[f32], sin: &[f32], style: RopeStyle) {
+        match style {
+            RopeStyle::Interleaved => call!(self, rope_interleaved(x, cos, sin)),
+            RopeStyle::Halves => call!(self, rope_halves(x, cos, sin)),
+        }
+    }
+
+    /// Attention of one query over the positions `first..len` of one head, in the order that
+    /// `attention.rs` states. `sink` is a logit that takes part in the softmax and has no value.
+    #[allow(clippy::too_many_arguments)]
+    pub fn attend(
+        &self,
+        q: &[f32],
+        scale: f32,
+        kv: &KvView,
+        first: usize,
+        len: usize,
+        sink: Option<f32>,
+        out: &mut [f32],
+        scratch: &mut AttentionScratch,
+    ) {
+        let query = Query { q, scale, first, len };
+        call!(self, attend(query, kv, sink, out, scratch))
+    }
+}

@@ -1,0 +1,96 @@
+//! Attention one number at a time, in the order that `math/attention.rs` states.
+
+use super::{LANES, exp_of, fold, max};
+use crate::base::limits::{ATTENTION_BLOCK, ATTENTION_SEGMENT, PAGE};
+use crate::math::attention::{AttentionScratch, KvView, Query};
+
+struct Part {
+    m: f32,
+    l: f32,
+    o: Vec<f32>,
+}
+
+pub(in crate::math) fn attend(
+    query: Query,
+    kv: &KvView,
+    sink: Option<f32>,
+    out: &mut [f32],
+    _: &mut AttentionScratch,
+) {
+    assert!(query.q.len() == kv.d && out.len() == kv.dv, "query and output have the head's width");
+    let mut total: Option<Part> = None;
+    for segment in 0..query.len.div_ceil(ATTENTION_SEGMENT) {
+        let at = segment * ATTENTION_SEGMENT;
+        let seen: Vec<usize> =
+            (at..at + ATTENTION_SEGMENT).filter(|i| (query.first..query.len).contains(i)).collect();
+        if seen.is_empty() {
+            continue;
+        }
+        let part = reduce(query, kv, &seen);
+        total = Some(match total {
+            None => part,
+            Some(total) => merge(total, part),
+        });
+    }
+    let Some(mut total) = total else {
+        out.fill(0.0);
+        return;
+    };
+    if let Some(sink) = sink {
+        let m = max(total.m, sink);
+        let a = exp_of(total.m - m);
+        total.l = total.l.mul_add(a, exp_of(sink - m));
+        for o in &mut total.o {
+            *o *= a;
+        }
+    }
+    for (out, o) in out.iter_mut().zip(total.o) {
+        *out = o / total.l;
+    }
+}
+
+fn merge(total: Part, part: Part) -> Part {
+    let m = max(total.m, part.m);
+    let (a, b) = (exp_of(total.m - m), exp_of(part.m - m));
+    let o = total.o.iter().zip(&part.o).map(|(t, p)| t.mul_add(a, p * b)).collect();
+    Part { m, l: total.l.mul_add(a, part.l * b), o }
+}
+
+/// The seen positions of one segment.
+fn reduce(query: Query, kv: &KvView, seen: &[usize]) -> Part {
+    let mut part = Part { m: f32::NEG_INFINITY, l: 0.0, o: vec![0.0; kv.dv] };
+    for block in seen.chunk_by(|a, b| a / ATTENTION_BLOCK == b / ATTENTION_BLOCK) {
+        let mut scores = [f32::NEG_INFINITY; ATTENTION_BLOCK];
+        for &i in block {
+            let keys = kv.keys(i / PAGE);
+            let mut dot = 0.0f32;
+            for d in 0..kv.d {
+                dot = query.q[d].mul_add(keys[d * PAGE + i % PAGE], dot);
+            }
+            scores[i % ATTENTION_BLOCK] = dot * query.scale;
+        }
+        let mut lanes = [0.0; LANES];
+        for (j, lane) in lanes.iter_mut().enumerate() {
+            *lane = scores[j];
+            for page in 1..ATTENTION_BLOCK / PAGE {
+                *lane = max(*lane, scores[page * PAGE + j]);
+            }
+        }
+        let m = max(part.m, fold(lanes, max));
+        let c = exp_of(part.m - m);
+        let p = scores.map(|s| exp_of(s - m));
+        for (j, lane) in lanes.iter_mut().enumerate() {
+            *lane = ((p[j] + p[PAGE + j]) + p[2 * PAGE + j]) + p[3 * PAGE + j];
+        }
+        part.l = part.l.mul_add(c, fold(lanes, |a, b| a + b));
+        part.m = m;
+        for j in 0..kv.dv {
+            part.o[j] *= c;
+            for &i in block {
+                let v = kv.values(i / PAGE)[i % PAGE * kv.dv + j];
+                part.o[j] = p[i % ATTENTION_BLOCK].mul_add(v, part.o[j]);
+            }
+        }
+    }
+    part
+}

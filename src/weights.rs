@@ -1,0 +1,29 @@
+//! Floor 2: the bytes of a model. GGUF and safetensors files, tensors by name.
+//!
+//! Owns file formats and their defence: a bad file becomes a sentence naming file, field and
+//! reason, never a panic, and never an allocation larger than the file's own size class. Knows no
+//! family and no layer (that is `model`). Imports `math` (formats), `host` (mapped files), `base`.
+//!
+//! ```text
+//! source      what a path holds, decided by content
+//! gguf        GGUF v2 and v3, split or whole     folder       a Hugging Face folder
+//!                                                safetensors  one file of it
+//! tensor      a named tensor                     matrix       what a model keeps of it
+//! sniff       what a file that is no model is    error        what can be wrong
+//! ```
+
+pub mod error;
+pub mod folder;
+pub mod gguf;
+pub mod matrix;
+pub mod safetensors;
+mod sniff;
+pub mod source;
+pub mod tensor;
+
+pub use error::{Error, Result};
+pub use folder::HfFolder;
+pub use gguf::Gguf;
+pub use matrix::{Matrix, vector};
+pub use source::Source;
+pub use tensor::{DType, Tensor};

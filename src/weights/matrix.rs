@@ -1,0 +1,348 @@
+//! The matrices that a model keeps, and the recipes that make them from tensors.
+//!
+//! A recipe never loses a bit of a weight. Whole tensors, one expert of a stack, ranges of rows
+//! and every second row are views of the file; transposing, gathering rows and repacking make
+//! bytes. What had to be multiplied out to be moved (a transposed quantised matrix) becomes F32.
+
+mod mxfp4;
+mod scales;
+
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+pub use scales::Scales;
+
+use super::error::{Error, Result};
+use super::tensor::{Tensor, bad_tensor};
+use crate::host::mapping::Bytes;
+use crate::math::{self, Format};
+
+/// A matrix of weights, cheap to clone: `rows` rows of `cols` weights each, row `i` at
+/// `i * row_stride` of `data`. Neither is ever 0.
+#[derive(Clone, Debug)]
+pub struct Matrix {
+    file: Arc<Path>,
+    name: Arc<str>,
+    format: Format,
+    rows: usize,
+    cols: usize,
+    row_stride: usize,
+    row_bytes: usize,
+    data: Bytes,
+    scales: Option<Scales>,
+    /// Whether the host was asked for the bytes. Shared by clones, which have the same bytes.
+    staged: Arc<AtomicBool>,
+}
+
+impl Matrix {
+    /// A 2-D tensor, or a 1-D one as a single row.
+    pub fn whole(tensor: &Tensor) -> Result<Matrix> {
+        match tensor.shape[..] {
+            [rows, cols] => Matrix::new(tensor, rows, cols, tensor.data.clone()),
+            [cols] => Matrix::new(tensor, 1, cols, tensor.data.clone()),
+            _ => Err(tensor.bad(format!("expected a matrix, found shape {:?}", tensor.shape))),
+        }
+    }
+
+    /// Expert `e` of a tensor `[experts, rows, cols]`. A 2-D tensor is a stack of one: writers of
+    /// GGUF drop outer dimensions of size 1.
+    pub fn expert(tensor: &Tensor, e: usize) -> Result<Matrix> {
+        let (experts, rows, cols) = match tensor.shape[..] {
+            [experts, rows, cols] => (experts, rows, cols),
+            [rows, cols] => (1, rows, cols),
+            _ => {
+                let reason =
+                    format!("expected [experts, rows, cols], found shape {:?}", tensor.shape);
+                return Err(tensor.bad(reason));
+            }
+        };
+        if e >= experts {
+            return Err(tensor.bad(format!("holds {experts} experts, number {e} is asked for")));
+        }
+        let size = tensor.data.len() / experts;
+        match tensor.data.slice(e * size..(e + 1) * size) {
+            Some(data) => Matrix::new(tensor, rows, cols, data),
+            None => Err(tensor.bad("its data is shorter than its shape says")),
+        }
+    }
+
+    /// Expert `e` of gpt-oss MXFP4 experts as safetensors has them: `blocks` `[experts, rows,
+    /// cols/32, 16]` and `scales` `[experts, rows, cols/32]`, both U8. Makes GGUF's blocks.
+    pub fn mxfp4_expert(blocks: &Tensor, scales: &Tensor, e: usize) -> Result<Matrix> {
+        let (rows, cols, data) = mxfp4::repack(blocks, scales, e)?;
+        Matrix::made(
+            blocks.file.clone(),
+            blocks.name.as_str().into(),
+            Format::MXFP4,
+            rows,
+            cols,
+            data,
+        )
+    }
+
+    /// FP8 weights with a scale per block of `block[0]` rows and `block[1]` columns: `weight`
+    /// F8_E4M3 `[rows, cols]`, `scales` F32 `[⌈rows/block⌉, ⌈cols/block⌉]` (DeepSeek's
+    /// `weight_scale_inv`; a weight is multiplied by its block's scale).
+    pub fn block_scaled(weight: &Tensor, scales: &Tensor, block: [usize; 2]) -> Result<Matrix> {
+        let mut matrix = Matrix::whole(weight)?;
+        if matrix.format != Format::F8E4M3 {
+            return Err(weight.bad(format!("expected F8_E4M3, found {}", matrix.format)));
+        }
+        matrix.scales = Some(Scales::new(scales, matrix.rows, matrix.cols, block)?);
+        Ok(matrix)
+    }
+
+    fn new(tensor: &Tensor, rows: usize, cols: usize, data: Bytes) -> Result<Matrix> {
+        let format = tensor.format()?;
+        Matrix::build(tensor.file.clone(), tensor.name.as_str().into(), format, rows, cols, data)
+    }
+
+    fn made(
+        file: Arc<Path>,
+        name: Arc<str>,
+        format: Format,
+        rows: usize,
+        cols: usize,
+        data: Vec<u8>,
+    ) -> Result<Matrix> {
+        Matrix::build(file, name, format, rows, cols, Bytes::made(data))
+    }
+
+    fn build(
+        file: Arc<Path>,
+        name: Arc<str>,
+        format: Format,
+        rows: usize,
+        cols: usize,
+        data: Bytes,
+    ) -> Result<Matrix> {
+        let row_bytes = format.row_bytes(cols);
+        let fits = row_bytes.and_then(|row| row.checked_mul(rows)) == Some(data.len());
+        let (Some(row_bytes), true, true) = (row_bytes, fits, rows > 0 && cols > 0) else {
+            let reason = format!(
+                "{} bytes of data are no matrix of {rows} rows of {cols} {format} weights",
+                data.len()
+            );
+            return Err(bad_tensor(&file, &name, reason));
+        };
+        Ok(Matrix {
+            file,
+            name,
+            format,
+            rows,
+            cols,
+            row_stride: row_bytes,
+            row_bytes,
+            data,
+            scales: None,
+            staged: Arc::default(),
+        })
+    }
+
+    /// The same matrix if its shape is the expected one.
+    pub fn expect(self, rows: usize, cols: usize) -> Result<Matrix> {
+        if (self.rows, self.cols) == (rows, cols) {
+            return Ok(self);
+        }
+        Err(self.bad(format!(
+            "expected a matrix of shape [{rows}, {cols}], found [{}, {}]",
+            self.rows, self.cols
+        )))
+    }
+
+    /// A range of rows, as a view.
+    pub fn rows_in(&self, range: Range<usize>) -> Result<Matrix> {
+        self.picked(range.start, 1, range.len(), || format!("rows {range:?}"))
+    }
+
+    /// Rows `first`, `first + 2`, and so on (`first` is 0 or 1), as a view: gate and up of
+    /// gpt-oss lie interleaved.
+    pub fn every_second(&self, first: usize) -> Result<Matrix> {
+        let rows = self.rows.saturating_sub(first).div_ceil(2);
+        self.picked(first, 2, rows, || format!("every second row from {first}"))
+    }
+
+    fn picked(
+        &self,
+        first: usize,
+        step: usize,
+        rows: usize,
+        what: impl Fn() -> String,
+    ) -> Result<Matrix> {
+        let last = rows.checked_sub(1).and_then(|n| n.checked_mul(step)?.checked_add(first));
+        let data = last.filter(|&last| last < self.rows).and_then(|last| {
+            self.data.slice(first * self.row_stride..last * self.row_stride + self.row_bytes)
+        });
+        let Some(data) = data else {
+            return Err(self.bad(format!("{} of its {} rows: there are none", what(), self.rows)));
+        };
+        Ok(Matrix {
+            rows,
+            row_stride: self.row_stride.saturating_mul(step),
+            data,
+            staged: Arc::default(),
+            scales: self.scales.as_ref().map(|s| s.gather((0..rows).map(|r| first + r * step))),
+            ..self.clone()
+        })
+    }
+
+    /// Row `i` becomes row `order[i]` of this one. A row may be taken more than once.
+    pub fn gather_rows(&self, order: &[usize]) -> Result<Matrix> {
+        if let Some(&row) = order.iter().find(|&&row| row >= self.rows) {
+            return Err(self.bad(format!("row {row} is asked for, it has {}", self.rows)));
+        }
+        let mut data = Vec::with_capacity(order.len().saturating_mul(self.row_bytes));
+        for &row in order {
+            data.extend_from_slice(self.row(row));
+        }
+        let mut made = Matrix::made(
+            self.file.clone(),
+            self.name.clone(),
+            self.format,
+            order.len(),
+            self.cols,
+            data,
+        )?;
+        made.scales = self.scales.as_ref().map(|scales| scales.gather(order.iter().copied()));
+        Ok(made)
+    }
+
+    /// Rows become columns. Plain floats keep their format; anything with blocks or scales
+    /// becomes F32.
+    pub fn transposed(&self) -> Result<Matrix> {
+        let (format, data) = match (self.format.block(), &self.scales) {
+            (1, None) => (self.format, self.transposed_elements()),
+            _ => (Format::F32, self.transposed_values()),
+        };
+        Matrix::made(self.file.clone(), self.name.clone(), format, self.cols, self.rows, data)
+    }
+
+    fn transposed_elements(&self) -> Vec<u8> {
+        let size = self.format.block_bytes();
+        let mut data = vec![0; self.rows * self.row_bytes];
+        for r in 0..self.rows {
+            for (c, element) in self.row(r).chunks_exact(size).enumerate() {
+                let at = (c * self.rows + r) * size;
+                data[at..at + size].copy_from_slice(element);
+            }
+        }
+        data
+    }
+
+    fn transposed_values(&self) -> Vec<u8> {
+        let mut data = vec![0; self.rows * self.cols * 4];
+        for r in 0..self.rows {
+            for (c, value) in self.row_values(r).iter().enumerate() {
+                let at = (c * self.rows + r) * 4;
+                data[at..at + 4].copy_from_slice(&value.to_le_bytes());
+            }
+        }
+        data
+    }
+
+    /// One row as f32, block scales multiplied out.
+    pub fn row_values(&self, row: usize) -> Vec<f32> {
+        let mut values = vec![0.0; self.cols];
+        self.read_row(row, &mut values);
+        values
+    }
+
+    /// Writes one row as f32 into `out`, which must be as long.
+    pub fn read_row(&self, row: usize, out: &mut [f32]) {
+        let whole = math::dequantise(self.format, self.row(row), out);
+        assert!(whole, "a row of {} is {} weights", self.name, self.cols);
+        if let Some(scales) = &self.scales {
+            for (c, value) in out.iter_mut().enumerate() {
+                *value *= scales.at(row, c);
+            }
+        }
+    }
+
+    /// Asks the host for the bytes the first time, so that they come in large reads while other
+    /// work goes on. To be called before a product, as early as it is known to come.
+    pub fn stage(&self) {
+        if !self.staged.load(Ordering::Relaxed) {
+            self.staged.store(true, Ordering::Relaxed);
+            self.data.prefetch();
+        }
+    }
+
+    /// What the kernels multiply with.
+    pub fn view(&self) -> math::Matrix<'_> {
+        let Matrix { format, rows, cols, row_stride, .. } = *self;
+        let view = math::Matrix::with_stride(format, rows, cols, row_stride, &self.data);
+        let scaled = match &self.scales {
+            Some(scales) => view.and_then(|view| view.with_scales(scales.view())),
+            None => view,
+        };
+        scaled.expect("shape, data and scales were checked when the matrix was made")
+    }
+
+    /// A row's bytes.
+    ///
+    /// # Panics
+    /// If there is no such row.
+    pub fn row(&self, row: usize) -> &[u8] {
+        assert!(row < self.rows, "row {row} of {} in {}", self.rows, self.name);
+        let start = row * self.row_stride;
+        &self.data[start..start + self.row_bytes]
+    }
+
+    pub fn format(&self) -> Format {
+        self.format
+    }
+
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// Bytes from one row's start to the next one's.
+    pub fn row_stride(&self) -> usize {
+        self.row_stride
+    }
+
+    /// Bytes of one row's weights.
+    pub fn row_bytes(&self) -> usize {
+        self.row_bytes
+    }
+
+    /// From the first row's first byte to the last row's last.
+    pub fn data(&self) -> &Bytes {
+        &self.data
+    }
+
+    pub fn scales(&self) -> Option<&Scales> {
+        self.scales.as_ref()
+    }
+
+    /// The tensor it was made from, for messages.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Bytes of its weights, without the gaps of a view.
+    pub fn bytes(&self) -> u64 {
+        (self.rows * self.row_bytes) as u64
+    }
+
+    /// An error about the tensor it was made from.
+    pub fn bad(&self, reason: impl Into<String>) -> Error {
+        bad_tensor(&self.file, &self.name, reason)
+    }
+}
+
+/// A small tensor (a norm's weights, a bias) as f32. It must have `len` elements in one
+/// dimension.
+pub fn vector(tensor: &Tensor, len: usize) -> Result<Vec<f32>> {
+    tensor.expect_shape(&[len])?;
+    Ok(Matrix::whole(tensor)?.row_values(0))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,209 @@
+//! The promise of the numbers contract: whatever path the work takes, the bits are the same.
+
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use penstock::engine::{Engine, Error, Event, Options, Session, Settings, What};
+use penstock::math::IsaChoice;
+use penstock::model::sampling::SamplingParams;
+use penstock::model::{Model, demo};
+use penstock::weights::Source;
+
+fn reference(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reference").join(name)
+}
+
+/// One model for each kind of arithmetic: attention plain, windowed with sinks, latent; weights
+/// in every activation block and in floats; experts routed in every way.
+fn models() -> Vec<(&'static str, Rc<Model>)> {
+    let files = [
+        "gguf/gptoss_mxfp4.gguf",
+        "gguf/dsv3_groups.gguf",
+        "gguf/glm4moe_air.gguf",
+        "gguf/qwen2moe_shared.gguf",
+        "quant/tiny-q4_0.gguf",
+        "quant/tiny-q5_1.gguf",
+        "quant/tiny-q2_k.gguf",
+        "quant/tiny-q6_k.gguf",
+        "quant/tiny-iq4_xs.gguf",
+        "families/dsv3_fp8",
+        "families/llama_yarn",
+    ];
+    let open = |source: &Source| Rc::new(Model::open(source).unwrap_or_else(|e| panic!("{e}")));
+    let file = |name: &'static str| (name, open(&Source::open(&reference(name)).unwrap()));
+    let mut models: Vec<_> = files.into_iter().map(file).collect();
+    models.push(("demo", open(&demo::source().unwrap())));
+    models
+}
+
+/// A fixed stream of numbers to make prompts from.
+fn prompt(vocab: usize, len: usize, mut seed: u64) -> Vec<u32> {
+    let mut next = || {
+        seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        ((seed >> 33) as usize % vocab) as u32
+    };
+    (0..len).map(|_| next()).collect()
+}
+
+/// Instruction sets of this host beside the oracle.
+fn isas() -> Vec<IsaChoice> {
+    let built = [IsaChoice::Avx2, IsaChoice::Avx512];
+    built.into_iter().filter(|isa| isa.resolve().is_ok()).collect()
+}
+
+fn logit_bits(model: &Rc<Model>, tokens: &[u32], options: Options) -> Vec<u32> {
+    let options = Options { context: Some(tokens.len()), ..options };
+    let mut engine = Engine::new(Rc::clone(model), options).unwrap();
+    let mut bits = Vec::new();
+    let keep = |_, row: &[f32]| -> Result<(), Error> {
+        bits.extend(row.iter().map(|x| x.to_bits()));
+        Ok(())
+    };
+    engine.logits(tokens, keep).unwrap();
+    bits
+}
+
+#[test]
+fn chunks_and_instruction_sets_change_no_bit() {
+    let isas = isas();
+    for (name, model) in models() {
+        let tokens = prompt(model.config.vocab, 83, 7);
+        let scalar = Options { isa: IsaChoice::Scalar, prefill_chunk: 1000, context: None };
+        let oracle = logit_bits(&model, &tokens, scalar);
+        assert!(oracle.iter().all(|&bits| f32::from_bits(bits).is_finite()), "{name}");
+        for isa in isas.iter().copied() {
+            for prefill_chunk in [1, 7, 64, 1000] {
+                let bits = logit_bits(&model, &tokens, Options { isa, prefill_chunk, ..scalar });
+                assert!(bits == oracle, "{name}: {isa}, chunk {prefill_chunk}");
+            }
+        }
+    }
+}
+
+/// A context long enough for several segments of attention, split at odd places.
+#[test]
+fn long_contexts_change_no_bit() {
+    let model = Rc::new(Model::open(&demo::source().unwrap()).unwrap());
+    let tokens = prompt(model.config.vocab, 1100, 11);
+    let options = |prefill_chunk| Options { prefill_chunk, ..Options::default() };
+    let whole = logit_bits(&model, &tokens, options(2000));
+    assert!(logit_bits(&model, &tokens, options(129)) == whole);
+}
+
+/// What a session wrote, log-probabilities to the bit.
+type Written = Vec<(u32, u32, Vec<(u32, u32)>)>;
+
+fn settings(temperature: f32, seed: u64, max_tokens: usize) -> Settings {
+    Settings {
+        sampling: SamplingParams { temperature, seed, logprobs: Some(4), ..Default::default() },
+        max_tokens: Some(max_tokens),
+        ..Settings::default()
+    }
+}
+
+fn note(written: &mut Written, event: &Event) {
+    if let What::Token { choice, .. } = &event.what {
+        let (chosen, top) = choice.logprobs.as_ref().unwrap();
+        let top = top.iter().map(|p| (p.id, p.logprob.to_bits())).collect();
+        written.push((choice.id, chosen.logprob.to_bits(), top));
+    }
+}
+
+fn run_alone(engine: &mut Engine, mut session: Session) -> Written {
+    let mut written = Written::new();
+    while session.end_reason().is_none() {
+        engine.step(&mut [&mut session]).iter().for_each(|e| note(&mut written, e));
+    }
+    written
+}
+
+#[test]
+fn company_changes_no_bit() {
+    for (name, model) in models() {
+        let vocab = model.config.vocab;
+        let options =
+            |prefill_chunk| Options { prefill_chunk, context: Some(400), ..Options::default() };
+        let requests: Vec<(Vec<u32>, Settings)> = (0..6)
+            .map(|i| (prompt(vocab, 1 + 9 * i, i as u64), settings(0.4 * i as f32, i as u64, 12)))
+            .collect();
+
+        let mut engine = Engine::new(Rc::clone(&model), options(64)).unwrap();
+        let pages = engine.free_pages();
+        let alone: Vec<Written> = requests
+            .iter()
+            .map(|(prompt, settings)| {
+                let session = engine.open(prompt.clone(), settings.clone()).unwrap();
+                run_alone(&mut engine, session)
+            })
+            .collect();
+        assert!(alone.iter().all(|written| written.len() == 12));
+        assert_eq!(engine.free_pages(), pages, "{name}: pages came back");
+
+        // All together in small chunks, joining one after the other; one pauses now and then,
+        // two that nobody waits for are cancelled and dropped in mid-answer.
+        let mut engine = Engine::new(Rc::clone(&model), options(5)).unwrap();
+        let open = |engine: &mut Engine, i: usize| {
+            let (prompt, settings) = &requests[i];
+            engine.open(prompt.clone(), settings.clone()).unwrap()
+        };
+        let mut sessions: Vec<Session> = Vec::new();
+        let mut strangers: Vec<Session> = (1..3).map(|i| open(&mut engine, i)).collect();
+        let mut together = vec![Written::new(); requests.len()];
+        let mut step = 0;
+        loop {
+            if sessions.len() < requests.len() && step % 2 == 0 {
+                let session = open(&mut engine, sessions.len());
+                sessions.push(session);
+            }
+            match step % 5 {
+                1 => sessions[0].pause(),
+                3 => sessions[0].resume(),
+                _ => {}
+            }
+            if step == 6 {
+                assert!(strangers[0].cancel().is_some());
+                strangers.pop();
+            }
+            let ids: Vec<u64> = sessions.iter().map(Session::id).collect();
+            let mut all: Vec<&mut Session> = sessions.iter_mut().chain(&mut strangers).collect();
+            for event in engine.step(&mut all) {
+                if let Some(i) = ids.iter().position(|id| *id == event.session) {
+                    note(&mut together[i], &event);
+                }
+            }
+            step += 1;
+            let done = sessions.iter().all(|s| s.end_reason().is_some());
+            if done && sessions.len() == requests.len() {
+                break;
+            }
+        }
+        assert!(together == alone, "{name}");
+        drop((sessions, strangers));
+        assert_eq!(engine.free_pages(), pages, "{name}: pages came back");
+    }
+}
+
+/// A second turn that keeps the computed beginning equals one computed from nothing.
+#[test]
+fn a_kept_beginning_changes_no_bit() {
+    for (name, model) in models() {
+        let options = Options { context: Some(400), ..Options::default() };
+        let mut engine = Engine::new(Rc::clone(&model), options).unwrap();
+        let first = prompt(model.config.vocab, 37, 1);
+        let mut second = first.clone();
+        second[30] = (second[30] + 1) % model.config.vocab as u32;
+        second.extend(prompt(model.config.vocab, 9, 2));
+
+        let fresh = engine.open(second.clone(), settings(0.8, 3, 8)).unwrap();
+        let expected = run_alone(&mut engine, fresh);
+        let mut kept = engine.open(first, settings(0.8, 3, 8)).unwrap();
+        while kept.end_reason().is_none() {
+            engine.step(&mut [&mut kept]);
+        }
+        let before = engine.meter().rows;
+        engine.reopen(&mut kept, second.clone(), settings(0.8, 3, 8)).unwrap();
+        assert!(run_alone(&mut engine, kept) == expected, "{name}");
+        let computed = (engine.meter().rows - before) as usize;
+        assert_eq!(computed, second.len() - 30 + 7, "{name}: the common beginning is kept");
+    }
+}

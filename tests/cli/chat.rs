@@ -82,7 +82,8 @@ impl Drop for Terminal {
 
 fn chat(options: &[String]) -> Terminal {
     let program = env!("CARGO_BIN_EXE_penstock");
-    let mut terminal = Terminal::open(&format!("'{program}' run demo {}", options.join(" ")));
+    // In place of the shell, which would take Ctrl-C for itself and leave with 130 at the end.
+    let mut terminal = Terminal::open(&format!("exec '{program}' run demo {}", options.join(" ")));
     terminal.expect("/help lists commands");
     terminal.expect("> ");
     terminal

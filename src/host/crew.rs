@@ -25,6 +25,7 @@
 mod world;
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use world::{Machine, Slot, Word, World};
 
@@ -125,6 +126,7 @@ pub struct Crew<S, W: World = Machine> {
     /// `None`: there are no mates, and nothing here costs anything.
     board: Option<Arc<Board<S, W>>>,
     stage: u64,
+    waited: Duration,
 }
 
 /// A mate's end of a crew.
@@ -137,7 +139,7 @@ pub struct Mate<S, W: World = Machine> {
 impl<S> Crew<S> {
     /// A crew of one.
     pub fn alone(own: S) -> Crew<S> {
-        Crew { own, board: None, stage: 0 }
+        Crew { own, board: None, stage: 0, waited: Duration::ZERO }
     }
 
     /// A crew with `mates` mates, whose ends are to be handed to threads.
@@ -149,12 +151,12 @@ impl<S> Crew<S> {
 impl<S, W: World> Crew<S, W> {
     fn gather(own: S, mates: usize) -> (Crew<S, W>, Vec<Mate<S, W>>) {
         if mates == 0 {
-            return (Crew { own, board: None, stage: 0 }, Vec::new());
+            return (Crew { own, board: None, stage: 0, waited: Duration::ZERO }, Vec::new());
         }
         let board = Arc::new(Board::new(mates + 1));
         let mate = |seat| Mate { board: Arc::clone(&board), seat, seen: 0 };
         let mates = (1..=mates).map(mate).collect();
-        (Crew { own, board: Some(board), stage: 0 }, mates)
+        (Crew { own, board: Some(board), stage: 0, waited: Duration::ZERO }, mates)
     }
 
     /// Threads in the crew.
@@ -165,6 +167,11 @@ impl<S, W: World> Crew<S, W> {
     /// What is the lead's own.
     pub fn own(&mut self) -> &mut S {
         &mut self.own
+    }
+
+    /// How long the lead has waited for mates that were still at work when it had no more.
+    pub fn waited(&self) -> Duration {
+        self.waited
     }
 
     /// Does `work` once for every chunk of `0..chunks`, on all threads of the crew, and returns
@@ -197,8 +204,13 @@ impl<S, W: World> Crew<S, W> {
 
         let waiting = Waiting { board: &board, stage: self.stage };
         board.work(0, &mut self.own, work);
+        let idle = Instant::now();
         drop(waiting);
-        assert!(board.failed.0.load_relaxed() == 0, "a shard's work panicked; its message is above");
+        self.waited += idle.elapsed();
+        assert!(
+            board.failed.0.load_relaxed() == 0,
+            "a shard's work panicked; its message is above"
+        );
     }
 }
 

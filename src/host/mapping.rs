@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
-use memmap2::{Advice, Mmap};
+use memmap2::{Advice, Mmap, UncheckedAdvice};
 
 /// Bytes asked for at once. The kernel cuts a request at the device's read-ahead size and drops
 /// the rest, which is then read page by page; 128 KiB is the smallest size in use.
@@ -82,6 +82,28 @@ impl Bytes {
         }
     }
 
+    /// Takes the whole pages among these bytes of a mapped file out of this process's memory. They
+    /// are read again when they are looked at; the host's cache of files may still have them.
+    pub fn release(&self) {
+        let (Owner::Mapped(map), page) = (&self.owner, page_size()) else { return };
+        // A map begins at a page.
+        let start = self.range.start.next_multiple_of(page);
+        let end = self.range.end / page * page;
+        if start < end {
+            // SAFETY: nothing can be written through the map, so all that is forgotten is which
+            // pages of the file were looked at.
+            let _ = unsafe {
+                map.unchecked_advise_range(UncheckedAdvice::DontNeed, start, end - start)
+            };
+        }
+    }
+
+    /// Makes all of these bytes readable at once: waits until they are in memory, and spares each
+    /// page the fault it would otherwise take.
+    pub fn populate(&self) {
+        self.advise(Advice::PopulateRead);
+    }
+
     /// Advice may be ignored: it changes when bytes are read, never which.
     fn advise(&self, advice: Advice) {
         if let (Owner::Mapped(map), false) = (&self.owner, self.is_empty()) {
@@ -96,6 +118,13 @@ impl Bytes {
     pub fn is_empty(&self) -> bool {
         self.range.is_empty()
     }
+}
+
+/// At least 4 KiB.
+pub(super) fn page_size() -> usize {
+    // SAFETY: it asks for a number.
+    let size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    usize::try_from(size).unwrap_or(0).max(4096)
 }
 
 impl std::ops::Deref for Bytes {
@@ -132,6 +161,39 @@ mod tests {
         let (from, to) = (2, 1);
         assert!(part.slice(from..to).is_none());
         assert!(part.slice(2..2).unwrap().is_empty());
+    }
+
+    /// Bytes of the mapping that begins here which are in this process's memory.
+    fn resident(bytes: &Bytes) -> u64 {
+        let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let begin = format!("{:x}-", bytes.as_ptr() as usize);
+        let ours = maps.lines().skip_while(|line| !line.starts_with(&begin));
+        let line = ours.into_iter().find_map(|line| line.strip_prefix("Rss:")).unwrap();
+        line.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap() * 1024
+    }
+
+    #[test]
+    fn released_pages_leave_and_come_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        let (page, pages) = (page_size(), 64);
+        let content: Vec<u8> = (0..pages * page + 5).map(|i| (i / page) as u8 + 1).collect();
+        std::fs::write(&path, &content).unwrap();
+        let bytes = Bytes::map(&path).unwrap();
+        assert!(bytes[..] == content[..]);
+        let before = resident(&bytes);
+        assert!(before >= (pages * page) as u64);
+        // Pages that are not whole stay.
+        bytes.slice(page - 1..3 * page + 1).unwrap().release();
+        assert_eq!(before - resident(&bytes), 2 * page as u64);
+        bytes.slice(5..page).unwrap().release();
+        assert_eq!(before - resident(&bytes), 2 * page as u64);
+        bytes.release();
+        assert!(resident(&bytes) <= page as u64);
+        assert!(bytes[..] == content[..]);
+        // Other bytes have nothing to release.
+        Bytes::made(content).release();
+        Bytes::fixed(b"abc").release();
     }
 
     #[test]

@@ -1,3 +1,5 @@
+//! The crew in every order of its threads that loom finds, and on real ones.
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 

@@ -5,14 +5,17 @@
 //! code is allowed here, each block with its reason.
 //!
 //! ```text
-//! format, matrix, activations   what is multiplied
+//! format, matrix, panels,       what is multiplied, and where the result goes
+//!   activations, columns
 //! block, float                  what the bits of a weight mean
 //! linear, elementwise,          the kernels, written once for sixteen lanes (simd)
 //!   attention
-//! avx2, avx512, ymm, rooms      the lanes of each instruction set; the kernels compiled for it
+//! avx2, avx512, rooms           the lanes of each instruction set; the kernels compiled for it
+//! amx                           products of many tokens by tiles
 //! oracle                        the same, naive and scalar: the vector kernels must equal it
 //! isa, kernels                  detection and choice; the door to all of them
 //! router                        top-k
+//! peak                          what a core can do at most, to measure kernels against
 //! ```
 //!
 //! Where the numbers contract leaves a choice open, it is made here, once, and the oracle makes
@@ -29,6 +32,7 @@
 mod activations;
 mod attention;
 mod block;
+mod columns;
 mod dequantise;
 mod elementwise;
 mod float;
@@ -38,25 +42,29 @@ mod kernels;
 mod linear;
 mod matrix;
 mod oracle;
+mod panels;
+pub mod peak;
 mod router;
 mod simd;
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod rooms;
-#[cfg(target_arch = "x86_64")]
-mod ymm;
 
-pub use activations::Activations;
+pub use activations::{ActivationShares, Activations, Forms, RowsMut};
 pub use attention::{AttentionScratch, KvView, store_k, store_v};
+pub use columns::{Columns, MAX_PARTS, Shares};
 pub use dequantise::dequantise;
 pub use format::Format;
 pub use isa::{Isa, IsaChoice, IsaError};
 pub use kernels::{Kernels, RopeStyle};
 pub use matrix::{BlockScales, Matrix, MatrixError};
+pub use panels::{Panels, pack};
 pub use router::top_k;
 
 #[cfg(test)]

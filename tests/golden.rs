@@ -3,7 +3,8 @@
 //! constant of `exp`), a compiler or a library cannot move oracle and kernels together.
 
 use penstock::math::{
-    Activations, AttentionScratch, Format, IsaChoice, Kernels, KvView, Matrix, RopeStyle,
+    Activations, AttentionScratch, Columns, Format, IsaChoice, Kernels, KvView, Matrix, Panels,
+    RopeStyle, pack,
 };
 
 /// Sixteen bits at a time from a fixed stream.
@@ -67,15 +68,19 @@ fn products(kernels: &Kernels, format: Format) -> u64 {
     let mut stream = Stream(format as u64 + 1);
     let bytes = rows(format, height, cols, &mut stream);
     let matrix = Matrix::new(format, height, cols, &bytes).unwrap();
+    let mut packed = vec![0; Panels::bytes(format, height, cols).unwrap()];
+    pack(&matrix, 0..height.div_ceil(16), &mut packed);
+    let panels = Panels::new(format, height, cols, &packed).unwrap();
     let mut x = Activations::new();
     x.copy_from(cols, &stream.values(5 * cols));
     x.prepare(kernels, format);
     let mut out = vec![0.0; 5 * height];
-    kernels.linear(&matrix, &x, &mut out);
+    kernels.linear(&panels, &x, None, &mut Columns::whole(&mut out, height));
     // One by one: few tokens take another way to the same bits.
     let mut alone = vec![0.0; height];
     for (token, together) in (0..).zip(out.chunks_exact(height)) {
-        kernels.linear_rows(&matrix, &x, &[token], &mut alone);
+        let mut columns = Columns::whole(&mut alone, height);
+        kernels.linear(&panels, &x, Some(&[token]), &mut columns);
         assert_eq!(hash(&alone), hash(together), "{format}");
     }
     hash(&out)
@@ -118,7 +123,7 @@ fn pieces(kernels: &Kernels) -> u64 {
 fn the_bits_are_what_they_were() {
     let mut wrong = Vec::new();
     let mut checked = 0;
-    let built = [IsaChoice::Scalar, IsaChoice::Avx2, IsaChoice::Avx512];
+    let built = [IsaChoice::Scalar, IsaChoice::Avx2, IsaChoice::Avx512, IsaChoice::Amx];
     for isa in built.into_iter().filter(|isa| isa.resolve().is_ok()) {
         let kernels = Kernels::new(isa).unwrap();
         let mut check = |name: String, found: u64, expected: u64| {

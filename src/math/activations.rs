@@ -1,38 +1,94 @@
 //! What weights are multiplied with: f32 rows, and the same rows in 8 bits for the quantised
 //! formats.
 
+use std::ops::BitOr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::columns::{Columns, Shares};
 use super::format::Format;
 use super::kernels::Kernels;
 use crate::base::limits::{SMALL_BLOCK, SUPER_BLOCK};
 
+/// The 8-bit forms that activations are needed in, besides f32.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Forms {
+    /// A scale for every 32.
+    small: bool,
+    /// A scale for every 256.
+    large: bool,
+}
+
+impl Forms {
+    pub const NONE: Forms = Forms { small: false, large: false };
+
+    /// What a format is multiplied with.
+    pub const fn of(format: Format) -> Forms {
+        match format.activation_block() {
+            None => Forms::NONE,
+            Some(SMALL_BLOCK) => Forms { small: true, large: false },
+            Some(_) => Forms { small: false, large: true },
+        }
+    }
+
+    /// Whether all of `other` are among these.
+    const fn include(self, other: Forms) -> bool {
+        (self.small || !other.small) && (self.large || !other.large)
+    }
+}
+
+impl BitOr for Forms {
+    type Output = Forms;
+
+    fn bitor(self, other: Forms) -> Forms {
+        Forms { small: self.small || other.small, large: self.large || other.large }
+    }
+}
+
 /// `[tokens][cols]` activations. The buffers are kept from use to use, so that a step allocates
 /// nothing once it has seen its largest batch.
 ///
-/// `prepare` quantises for a format's activation block; what is prepared stays until the values
-/// change.
+/// There are two ways to the 8-bit forms: by `split`, for several threads, each of which fills and
+/// finishes some rows in the forms declared by `reset`; and by `prepare`, for one. What is there
+/// stays until the values change.
 #[derive(Debug, Default)]
 pub struct Activations {
     tokens: usize,
     cols: usize,
     values: Vec<f32>,
+    /// What the parts of a split are finished in, and the rows of theirs that are not.
+    forms: Forms,
+    unfinished: AtomicUsize,
+    /// What was prepared.
+    prepared: Forms,
     small: Quantised,
     large: Quantised,
 }
 
-/// Activations in 8 bits. Codes lie in -127..=127 and are kept twice: as i16, two to a word, low
-/// half first, the form in which the products of many tokens take them; and as bytes, for those
-/// of few.
+/// Activations in 8 bits.
 #[derive(Debug, Default)]
 pub(super) struct Quantised {
-    pub ready: bool,
-    /// `[tokens][cols / 2]` pairs of codes.
-    pub codes: Vec<i32>,
-    /// `[tokens][cols]` codes.
-    pub bytes: Vec<i8>,
-    /// `[tokens][cols / 32]` pairs of sums, each of 16 codes.
+    /// `[tokens][cols]` codes in -127..=127.
+    pub codes: Vec<i8>,
+    /// `[tokens][cols / 32]` pairs of i16, low half first, each the sum of 16 codes.
     pub sums: Vec<i32>,
     /// `[tokens][cols / block]` scales.
     pub scales: Vec<f32>,
+}
+
+impl Quantised {
+    fn resize(&mut self, values: usize, block: usize) {
+        self.codes.resize(values, 0);
+        self.sums.resize(values / SMALL_BLOCK, 0);
+        self.scales.resize(values / block, 0.0);
+    }
+
+    fn split(&mut self, cols: usize, block: usize, rows: usize) -> QuantisedShares<'_> {
+        QuantisedShares {
+            codes: Shares::by_rows(&mut self.codes, cols, rows),
+            sums: Shares::by_rows(&mut self.sums, cols / SMALL_BLOCK, rows),
+            scales: Shares::by_rows(&mut self.scales, cols / block, rows),
+        }
+    }
 }
 
 impl Activations {
@@ -40,18 +96,29 @@ impl Activations {
         Self::default()
     }
 
-    /// Gives the buffer a shape and hands it out to be filled. Old values may still be in it.
-    pub fn reset(&mut self, tokens: usize, cols: usize) -> &mut [f32] {
+    /// Gives the buffer a shape, says which forms the parts of a split will be finished in, and
+    /// hands the values out to be filled, unless that is left to those parts. Old values may still
+    /// be in it.
+    pub fn reset(&mut self, tokens: usize, cols: usize, forms: Forms) -> &mut [f32] {
         let len = tokens.checked_mul(cols).expect("activations fit the address space");
-        (self.tokens, self.cols) = (tokens, cols);
+        (self.tokens, self.cols, self.forms) = (tokens, cols, forms);
+        for (block, wanted) in [(SMALL_BLOCK, forms.small), (SUPER_BLOCK, forms.large)] {
+            assert!(!wanted || cols.is_multiple_of(block), "blocks divide the columns");
+        }
         self.values.resize(len, 0.0);
+        if forms.small {
+            self.small.resize(len, SMALL_BLOCK);
+        }
+        if forms.large {
+            self.large.resize(len, SUPER_BLOCK);
+        }
         self.values_mut()
     }
 
     /// Takes the shape and the values of `[tokens][cols]` floats.
     pub fn copy_from(&mut self, cols: usize, values: &[f32]) {
         assert!(cols > 0 && values.len().is_multiple_of(cols), "whole rows");
-        self.reset(values.len() / cols, cols).copy_from_slice(values);
+        self.reset(values.len() / cols, cols, Forms::NONE).copy_from_slice(values);
     }
 
     pub fn tokens(&self) -> usize {
@@ -62,57 +129,164 @@ impl Activations {
         self.cols
     }
 
+    /// What `reset` declared.
+    pub fn forms(&self) -> Forms {
+        self.forms
+    }
+
     pub fn values(&self) -> &[f32] {
         &self.values
     }
 
-    /// The values, to be changed: whatever was prepared from them no longer is.
+    /// The values, to be changed: whatever was made of them is void.
     pub fn values_mut(&mut self) -> &mut [f32] {
-        self.small.ready = false;
-        self.large.ready = false;
+        self.prepared = Forms::NONE;
+        *self.unfinished.get_mut() = usize::MAX;
         &mut self.values
     }
 
     /// The row of one token.
+    #[inline(always)]
     pub fn token(&self, token: usize) -> &[f32] {
         &self.values[token * self.cols..][..self.cols]
     }
 
-    /// Quantises for `format`, unless that is done or the format multiplies floats.
+    /// Cuts the rows in parts of `tokens_per_part`, each of which one thread may take. The forms
+    /// are ready when all parts are finished.
+    pub fn split(&mut self, tokens_per_part: usize) -> ActivationShares<'_> {
+        self.values_mut();
+        let (cols, forms) = (self.cols, self.forms);
+        *self.unfinished.get_mut() = self.tokens;
+        let small = match forms.small {
+            true => Some(self.small.split(cols, SMALL_BLOCK, tokens_per_part)),
+            false => None,
+        };
+        let large = match forms.large {
+            true => Some(self.large.split(cols, SUPER_BLOCK, tokens_per_part)),
+            false => None,
+        };
+        ActivationShares {
+            values: Shares::by_rows(&mut self.values, cols, tokens_per_part),
+            small,
+            large,
+            unfinished: &self.unfinished,
+        }
+    }
+
+    /// Quantises all rows for `format`, unless that is done or the format multiplies floats.
     pub fn prepare(&mut self, kernels: &Kernels, format: Format) {
-        let Some(block) = format.activation_block() else { return };
-        assert!(self.cols.is_multiple_of(block), "{format} blocks divide the columns");
-        let quantised = if block == SMALL_BLOCK { &mut self.small } else { &mut self.large };
-        if quantised.ready {
+        let form = Forms::of(format);
+        if self.ready(form) {
             return;
         }
+        let Some(block) = format.activation_block() else { return };
+        assert!(self.cols.is_multiple_of(block), "{format} blocks divide the columns");
         let len = self.values.len();
-        quantised.codes.resize(len / 2, 0);
-        quantised.sums.resize(len / SMALL_BLOCK, 0);
-        quantised.scales.resize(len / block, 0.0);
-        kernels.quantise(
-            &self.values,
-            block,
-            &mut quantised.codes,
-            &mut quantised.sums,
-            &mut quantised.scales,
-        );
-        quantised.bytes.resize(len, 0);
-        let (bytes, _) = quantised.bytes.as_chunks_mut::<2>();
-        for (bytes, pair) in bytes.iter_mut().zip(&quantised.codes) {
-            *bytes = [*pair as i8, (pair >> 16) as i8];
-        }
-        quantised.ready = true;
+        let quantised = if block == SMALL_BLOCK { &mut self.small } else { &mut self.large };
+        quantised.resize(len, block);
+        let Quantised { codes, sums, scales } = quantised;
+        kernels.quantise(&self.values, block, codes, sums, scales);
+        self.prepared = self.prepared | form;
+    }
+
+    fn ready(&self, form: Forms) -> bool {
+        let finished = match self.unfinished.load(Ordering::Acquire) {
+            0 => self.forms,
+            _ => Forms::NONE,
+        };
+        (finished | self.prepared).include(form)
     }
 
     /// The 8-bit rows for a quantised format.
     pub(super) fn quantised(&self, format: Format) -> &Quantised {
-        let quantised = match format.activation_block() {
+        assert!(
+            self.ready(Forms::of(format)),
+            "activations are quantised for {format} before the product"
+        );
+        match format.activation_block() {
             Some(SUPER_BLOCK) => &self.large,
             _ => &self.small,
-        };
-        assert!(quantised.ready, "activations are prepared for {format} before the product");
-        quantised
+        }
+    }
+}
+
+/// Activations cut for several threads.
+pub struct ActivationShares<'a> {
+    values: Shares<'a>,
+    small: Option<QuantisedShares<'a>>,
+    large: Option<QuantisedShares<'a>>,
+    unfinished: &'a AtomicUsize,
+}
+
+struct QuantisedShares<'a> {
+    codes: Shares<'a, i8>,
+    sums: Shares<'a, i32>,
+    scales: Shares<'a>,
+}
+
+impl ActivationShares<'_> {
+    pub fn parts(&self) -> usize {
+        self.values.parts()
+    }
+
+    /// Part `i`.
+    ///
+    /// # Panics
+    /// If there is none, or it was taken before.
+    pub fn take(&self, i: usize) -> RowsMut<'_> {
+        RowsMut {
+            values: self.values.take(i),
+            small: self.small.as_ref().map(|form| form.take(i)),
+            large: self.large.as_ref().map(|form| form.take(i)),
+            unfinished: self.unfinished,
+        }
+    }
+}
+
+impl QuantisedShares<'_> {
+    fn take(&self, i: usize) -> QuantisedRows<'_> {
+        QuantisedRows {
+            codes: self.codes.take(i),
+            sums: self.sums.take(i),
+            scales: self.scales.take(i),
+        }
+    }
+}
+
+/// Some rows of activations, to be filled and then finished.
+pub struct RowsMut<'a> {
+    values: Columns<'a>,
+    small: Option<QuantisedRows<'a>>,
+    large: Option<QuantisedRows<'a>>,
+    unfinished: &'a AtomicUsize,
+}
+
+struct QuantisedRows<'a> {
+    codes: Columns<'a, i8>,
+    sums: Columns<'a, i32>,
+    scales: Columns<'a>,
+}
+
+impl RowsMut<'_> {
+    pub fn tokens(&self) -> usize {
+        self.values.rows()
+    }
+
+    /// The row of the part's token `j`.
+    pub fn row_mut(&mut self, j: usize) -> &mut [f32] {
+        self.values.row(j)
+    }
+
+    /// Quantises the rows in the forms that were declared.
+    pub fn finish(mut self, kernels: &Kernels) {
+        for (form, block) in [(&mut self.small, SMALL_BLOCK), (&mut self.large, SUPER_BLOCK)] {
+            let Some(QuantisedRows { codes, sums, scales }) = form else { continue };
+            for j in 0..self.values.rows() {
+                let x = self.values.row(j);
+                kernels.quantise(x, block, codes.row(j), sums.row(j), scales.row(j));
+            }
+        }
+        self.unfinished.fetch_sub(self.values.rows(), Ordering::Release);
     }
 }
 

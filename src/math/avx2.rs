@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::isa::Avx2;
-use super::simd::{Decode, Pairs, Row, Simd};
+use super::simd::{Bytes, Ints, Row, Simd};
 use crate::base::limits::LANES;
 
 // Each method is a few intrinsics, once for each half. SAFETY, for every block in this file: the
@@ -14,30 +14,7 @@ use crate::base::limits::LANES;
 pub(super) struct Floats(__m256, __m256);
 
 #[derive(Clone, Copy)]
-pub(super) struct Ints(__m256i, __m256i);
-
-impl Decode for Avx2 {
-    #[inline(always)]
-    fn f16(self, bits: u16) -> f32 {
-        // In hardware, where a subnormal costs no more than another.
-        // SAFETY: see the head of the file.
-        unsafe { _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(bits as i32))) }
-    }
-
-    #[inline(always)]
-    fn nibbles(self, table: &[i8; 16], qs: &[u8; 16], out: &mut [i8; 32]) {
-        // SAFETY: see the head of the file.
-        unsafe {
-            let table = _mm_loadu_si128(table.as_ptr().cast());
-            let qs = _mm_loadu_si128(qs.as_ptr().cast());
-            let mask = _mm_set1_epi8(15);
-            let low = _mm_and_si128(qs, mask);
-            let high = _mm_and_si128(_mm_srli_epi16::<4>(qs), mask);
-            _mm_storeu_si128(out.as_mut_ptr().cast(), _mm_shuffle_epi8(table, low));
-            _mm_storeu_si128(out.as_mut_ptr().add(16).cast(), _mm_shuffle_epi8(table, high));
-        }
-    }
-}
+pub(super) struct Pair(__m256i, __m256i);
 
 impl Avx2 {
     /// In two steps: 2^n may lie outside f32 where a * 2^n does not. The first is exact.
@@ -55,11 +32,40 @@ impl Avx2 {
             _mm256_mul_ps(_mm256_mul_ps(a, _mm256_castsi256_ps(p0)), _mm256_castsi256_ps(p1))
         }
     }
+
+    #[inline(always)]
+    fn pair_up_half(self, v: __m256i) -> __m256i {
+        // SAFETY: see the head of the file.
+        unsafe {
+            let low = _mm256_and_si256(v, _mm256_set1_epi64x(0xffff));
+            let high = _mm256_andnot_si256(_mm256_set1_epi64x(0xffff_ffff), v);
+            _mm256_or_si256(low, _mm256_srli_epi64::<16>(high))
+        }
+    }
+
+    /// The products of two bytes must not exceed i16 where they are added: above 128 a byte is
+    /// cut in its upper seven bits and its lowest.
+    #[inline(always)]
+    fn dot_half<const ANY: bool>(self, acc: __m256i, u: __m256i, q: i32) -> __m256i {
+        // SAFETY: see the head of the file.
+        unsafe {
+            let (q, ones) = (_mm256_set1_epi32(q), _mm256_set1_epi16(1));
+            if !ANY {
+                let pairs = _mm256_maddubs_epi16(u, q);
+                return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, ones));
+            }
+            let high = _mm256_and_si256(_mm256_srli_epi16::<1>(u), _mm256_set1_epi8(0x7f));
+            let low = _mm256_and_si256(u, _mm256_set1_epi8(1));
+            let high = _mm256_madd_epi16(_mm256_maddubs_epi16(high, q), _mm256_set1_epi16(2));
+            let low = _mm256_madd_epi16(_mm256_maddubs_epi16(low, q), ones);
+            _mm256_add_epi32(acc, _mm256_add_epi32(high, low))
+        }
+    }
 }
 
 impl Simd for Avx2 {
     type F = Floats;
-    type I = Ints;
+    type I = Pair;
 
     const WIDE: bool = false;
 
@@ -161,100 +167,216 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn zero(self) -> Ints {
+    fn zero(self) -> Pair {
         // SAFETY: see the head of the file.
-        unsafe { Ints(_mm256_setzero_si256(), _mm256_setzero_si256()) }
+        unsafe { Pair(_mm256_setzero_si256(), _mm256_setzero_si256()) }
     }
 
     #[inline(always)]
-    fn add_int(self, a: Ints, b: Ints) -> Ints {
+    fn splat_int(self, x: i32) -> Pair {
         // SAFETY: see the head of the file.
-        unsafe { Ints(_mm256_add_epi32(a.0, b.0), _mm256_add_epi32(a.1, b.1)) }
+        unsafe { Pair(_mm256_set1_epi32(x), _mm256_set1_epi32(x)) }
     }
 
     #[inline(always)]
-    fn dot_pairs(self, acc: Ints, w: &Pairs, q: i32) -> Ints {
+    fn load_int(self, x: &Ints) -> Pair {
         // SAFETY: see the head of the file.
         unsafe {
-            let w0 = _mm256_loadu_si256(w.as_ptr().cast());
-            let w1 = _mm256_loadu_si256(w.as_ptr().add(8).cast());
+            let at = x.as_ptr().cast::<__m256i>();
+            Pair(_mm256_loadu_si256(at), _mm256_loadu_si256(at.add(1)))
+        }
+    }
+
+    #[inline(always)]
+    fn store_int(self, v: Pair, out: &mut Ints) {
+        // SAFETY: see the head of the file.
+        unsafe {
+            let at = out.as_mut_ptr().cast::<__m256i>();
+            _mm256_storeu_si256(at, v.0);
+            _mm256_storeu_si256(at.add(1), v.1);
+        }
+    }
+
+    #[inline(always)]
+    fn load_bytes(self, x: &Bytes) -> Pair {
+        // SAFETY: see the head of the file.
+        unsafe {
+            let at = x.as_ptr().cast::<__m256i>();
+            Pair(_mm256_loadu_si256(at), _mm256_loadu_si256(at.add(1)))
+        }
+    }
+
+    #[inline(always)]
+    fn store_bytes(self, v: Pair, out: &mut Bytes) {
+        // SAFETY: see the head of the file.
+        unsafe {
+            let at = out.as_mut_ptr().cast::<__m256i>();
+            _mm256_storeu_si256(at, v.0);
+            _mm256_storeu_si256(at.add(1), v.1);
+        }
+    }
+
+    #[inline(always)]
+    fn add_int(self, a: Pair, b: Pair) -> Pair {
+        // SAFETY: see the head of the file.
+        unsafe { Pair(_mm256_add_epi32(a.0, b.0), _mm256_add_epi32(a.1, b.1)) }
+    }
+
+    #[inline(always)]
+    fn mul_int(self, a: Pair, b: Pair) -> Pair {
+        // SAFETY: see the head of the file.
+        unsafe { Pair(_mm256_mullo_epi32(a.0, b.0), _mm256_mullo_epi32(a.1, b.1)) }
+    }
+
+    #[inline(always)]
+    fn max_int(self, a: Pair, b: Pair) -> Pair {
+        // SAFETY: see the head of the file.
+        unsafe { Pair(_mm256_max_epi32(a.0, b.0), _mm256_max_epi32(a.1, b.1)) }
+    }
+
+    #[inline(always)]
+    fn min_int(self, a: Pair, b: Pair) -> Pair {
+        // SAFETY: see the head of the file.
+        unsafe { Pair(_mm256_min_epi32(a.0, b.0), _mm256_min_epi32(a.1, b.1)) }
+    }
+
+    #[inline(always)]
+    fn and(self, a: Pair, b: Pair) -> Pair {
+        // SAFETY: see the head of the file.
+        unsafe { Pair(_mm256_and_si256(a.0, b.0), _mm256_and_si256(a.1, b.1)) }
+    }
+
+    #[inline(always)]
+    fn or(self, a: Pair, b: Pair) -> Pair {
+        // SAFETY: see the head of the file.
+        unsafe { Pair(_mm256_or_si256(a.0, b.0), _mm256_or_si256(a.1, b.1)) }
+    }
+
+    #[inline(always)]
+    fn xor(self, a: Pair, b: Pair) -> Pair {
+        // SAFETY: see the head of the file.
+        unsafe { Pair(_mm256_xor_si256(a.0, b.0), _mm256_xor_si256(a.1, b.1)) }
+    }
+
+    #[inline(always)]
+    fn shl(self, v: Pair, n: u32) -> Pair {
+        // An immediate, where the caller's count is a constant.
+        // SAFETY: see the head of the file.
+        unsafe {
+            let n = _mm256_set1_epi32(n as i32);
+            Pair(_mm256_sllv_epi32(v.0, n), _mm256_sllv_epi32(v.1, n))
+        }
+    }
+
+    #[inline(always)]
+    fn shr(self, v: Pair, n: u32) -> Pair {
+        // SAFETY: see the head of the file.
+        unsafe {
+            let n = _mm256_set1_epi32(n as i32);
+            Pair(_mm256_srlv_epi32(v.0, n), _mm256_srlv_epi32(v.1, n))
+        }
+    }
+
+    #[inline(always)]
+    fn look_up(self, table: &[u8; 16], v: Pair) -> Pair {
+        // SAFETY: see the head of the file.
+        unsafe {
+            let table = _mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast()));
+            Pair(_mm256_shuffle_epi8(table, v.0), _mm256_shuffle_epi8(table, v.1))
+        }
+    }
+
+    #[inline(always)]
+    fn spread(self, v: Pair, j: usize) -> Pair {
+        // SAFETY: see the head of the file.
+        unsafe {
+            let byte = _mm256_set_epi32(12, 8, 4, 0, 12, 8, 4, 0);
+            let byte = _mm256_add_epi32(byte, _mm256_set1_epi32(j as i32 / 2));
+            let byte = _mm256_mullo_epi32(byte, _mm256_set1_epi32(0x0101_0101));
+            let bits = if j.is_multiple_of(2) { 0x0804_0201 } else { 0x8040_2010_u32 as i32 };
+            let bits = _mm256_set1_epi32(bits);
+            let v0 = _mm256_and_si256(_mm256_shuffle_epi8(v.0, byte), bits);
+            let v1 = _mm256_and_si256(_mm256_shuffle_epi8(v.1, byte), bits);
+            Pair(_mm256_cmpeq_epi8(v0, bits), _mm256_cmpeq_epi8(v1, bits))
+        }
+    }
+
+    #[inline(always)]
+    fn pair_up(self, v: Pair) -> Pair {
+        Pair(self.pair_up_half(v.0), self.pair_up_half(v.1))
+    }
+
+    #[inline(always)]
+    fn dot_pairs(self, acc: Pair, w: Pair, q: i32) -> Pair {
+        // SAFETY: see the head of the file.
+        unsafe {
             let q = _mm256_set1_epi32(q);
-            Ints(
-                _mm256_add_epi32(acc.0, _mm256_madd_epi16(w0, q)),
-                _mm256_add_epi32(acc.1, _mm256_madd_epi16(w1, q)),
+            Pair(
+                _mm256_add_epi32(acc.0, _mm256_madd_epi16(w.0, q)),
+                _mm256_add_epi32(acc.1, _mm256_madd_epi16(w.1, q)),
             )
         }
     }
 
     #[inline(always)]
-    fn to_float(self, v: Ints) -> Floats {
-        // SAFETY: see the head of the file.
-        unsafe { Floats(_mm256_cvtepi32_ps(v.0), _mm256_cvtepi32_ps(v.1)) }
+    fn dot_bytes<const ANY: bool>(self, acc: Pair, u: Pair, q: i32) -> Pair {
+        Pair(self.dot_half::<ANY>(acc.0, u.0, q), self.dot_half::<ANY>(acc.1, u.1, q))
     }
 
     #[inline(always)]
-    fn transpose(self, src: &[i32], stride: usize, out: &mut [Pairs; LANES]) {
-        assert!(stride < usize::MAX / LANES && src.len() >= 15 * stride + LANES);
-        // Four squares of eight by eight.
-        for (row, column) in [(0, 0), (0, 8), (8, 0), (8, 8)] {
-            // SAFETY: see the head of the file; row 15 ends inside `src` by the assertion.
-            unsafe {
-                let mut a = [_mm256_setzero_si256(); 8];
-                for (i, v) in a.iter_mut().enumerate() {
-                    let at = src.as_ptr().add((row + i) * stride + column);
-                    *v = _mm256_loadu_si256(at.cast());
-                }
-                let mut b = a;
-                for i in 0..4 {
-                    b[2 * i] = _mm256_unpacklo_epi32(a[2 * i], a[2 * i + 1]);
-                    b[2 * i + 1] = _mm256_unpackhi_epi32(a[2 * i], a[2 * i + 1]);
-                }
-                for i in 0..2 {
-                    a[4 * i] = _mm256_unpacklo_epi64(b[4 * i], b[4 * i + 2]);
-                    a[4 * i + 1] = _mm256_unpackhi_epi64(b[4 * i], b[4 * i + 2]);
-                    a[4 * i + 2] = _mm256_unpacklo_epi64(b[4 * i + 1], b[4 * i + 3]);
-                    a[4 * i + 3] = _mm256_unpackhi_epi64(b[4 * i + 1], b[4 * i + 3]);
-                }
-                // a[c]: columns c and 4 + c of rows 0..4; a[4 + c]: of rows 4..8.
-                for c in 0..4 {
-                    let low = _mm256_permute2x128_si256::<0x20>(a[c], a[4 + c]);
-                    let high = _mm256_permute2x128_si256::<0x31>(a[c], a[4 + c]);
-                    let at = out[column + c].as_mut_ptr().add(row);
-                    _mm256_storeu_si256(at.cast(), low);
-                    let at = out[column + 4 + c].as_mut_ptr().add(row);
-                    _mm256_storeu_si256(at.cast(), high);
-                }
-            }
-        }
-    }
-
-    #[inline(always)]
-    fn scale_codes(self, codes: &[i8; LANES], k: i8, out: &mut [i16; LANES]) {
+    fn widen_i8(self, x: &[u8; LANES]) -> Pair {
         // SAFETY: see the head of the file.
         unsafe {
-            let codes = _mm256_cvtepi8_epi16(_mm_loadu_si128(codes.as_ptr().cast()));
-            let codes = _mm256_mullo_epi16(codes, _mm256_set1_epi16(k as i16));
-            _mm256_storeu_si256(out.as_mut_ptr().cast(), codes);
+            let at = x.as_ptr();
+            Pair(
+                _mm256_cvtepi8_epi32(_mm_loadl_epi64(at.cast())),
+                _mm256_cvtepi8_epi32(_mm_loadl_epi64(at.add(8).cast())),
+            )
         }
     }
 
     #[inline(always)]
-    fn widen_f16(self, src: &[u8; 2 * LANES], out: &mut Row) {
+    fn widen_u8(self, x: &[u8; LANES]) -> Pair {
         // SAFETY: see the head of the file.
         unsafe {
-            let v0 = _mm256_cvtph_ps(_mm_loadu_si128(src.as_ptr().cast()));
-            let v1 = _mm256_cvtph_ps(_mm_loadu_si128(src.as_ptr().add(16).cast()));
-            _mm256_storeu_ps(out.as_mut_ptr(), v0);
-            _mm256_storeu_ps(out.as_mut_ptr().add(8), v1);
+            let at = x.as_ptr();
+            Pair(
+                _mm256_cvtepu8_epi32(_mm_loadl_epi64(at.cast())),
+                _mm256_cvtepu8_epi32(_mm_loadl_epi64(at.add(8).cast())),
+            )
         }
     }
 
     #[inline(always)]
-    fn widen_f8(self, src: &[u8; LANES], out: &mut Row) {
+    fn widen_u16(self, x: &[u8; 2 * LANES]) -> Pair {
+        // SAFETY: see the head of the file.
+        unsafe {
+            let at = x.as_ptr().cast::<__m128i>();
+            Pair(
+                _mm256_cvtepu16_epi32(_mm_loadu_si128(at)),
+                _mm256_cvtepu16_epi32(_mm_loadu_si128(at.add(1))),
+            )
+        }
+    }
+
+    #[inline(always)]
+    fn widen_f16(self, x: &[u8; 2 * LANES]) -> Floats {
+        // SAFETY: see the head of the file.
+        unsafe {
+            let at = x.as_ptr().cast::<__m128i>();
+            Floats(
+                _mm256_cvtph_ps(_mm_loadu_si128(at)),
+                _mm256_cvtph_ps(_mm_loadu_si128(at.add(1))),
+            )
+        }
+    }
+
+    #[inline(always)]
+    fn widen_f8(self, x: &[u8; LANES]) -> Floats {
         // By way of f16, whose bias is 8 more; all ones stays NaN.
         // SAFETY: see the head of the file.
         unsafe {
-            let bytes = _mm256_cvtepu8_epi16(_mm_loadu_si128(src.as_ptr().cast()));
+            let bytes = _mm256_cvtepu8_epi16(_mm_loadu_si128(x.as_ptr().cast()));
             let magnitude = _mm256_and_si256(bytes, _mm256_set1_epi16(0x7f));
             let nan = _mm256_cmpeq_epi16(magnitude, _mm256_set1_epi16(0x7f));
             let sign = _mm256_slli_epi16::<8>(_mm256_xor_si256(bytes, magnitude));
@@ -263,8 +385,19 @@ impl Simd for Avx2 {
             let v0 = _mm256_cvtph_ps(_mm256_castsi256_si128(h));
             let v1 = _mm256_cvtph_ps(_mm256_extracti128_si256::<1>(h));
             let bias = _mm256_set1_ps(256.0);
-            _mm256_storeu_ps(out.as_mut_ptr(), _mm256_mul_ps(v0, bias));
-            _mm256_storeu_ps(out.as_mut_ptr().add(8), _mm256_mul_ps(v1, bias));
+            Floats(_mm256_mul_ps(v0, bias), _mm256_mul_ps(v1, bias))
         }
+    }
+
+    #[inline(always)]
+    fn to_float(self, v: Pair) -> Floats {
+        // SAFETY: see the head of the file.
+        unsafe { Floats(_mm256_cvtepi32_ps(v.0), _mm256_cvtepi32_ps(v.1)) }
+    }
+
+    #[inline(always)]
+    fn float_of_bits(self, v: Pair) -> Floats {
+        // SAFETY: see the head of the file.
+        unsafe { Floats(_mm256_castsi256_ps(v.0), _mm256_castsi256_ps(v.1)) }
     }
 }

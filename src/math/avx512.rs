@@ -3,35 +3,12 @@
 use std::arch::x86_64::*;
 
 use super::isa::Avx512;
-use super::simd::{Decode, Pairs, Row, Simd};
+use super::simd::{Bytes, Ints, Row, Simd};
 use crate::base::limits::LANES;
 
 // Each method is one or a few intrinsics. SAFETY, for every block in this file: the features
 // are there, because `self` is the token that only detection makes; pointers come from
 // references to arrays at least as large as what is loaded or stored.
-
-impl Decode for Avx512 {
-    #[inline(always)]
-    fn f16(self, bits: u16) -> f32 {
-        // In hardware, where a subnormal costs no more than another.
-        // SAFETY: see the head of the file.
-        unsafe { _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(bits as i32))) }
-    }
-
-    #[inline(always)]
-    fn nibbles(self, table: &[i8; 16], qs: &[u8; 16], out: &mut [i8; 32]) {
-        // SAFETY: see the head of the file.
-        unsafe {
-            let table = _mm_loadu_si128(table.as_ptr().cast());
-            let qs = _mm_loadu_si128(qs.as_ptr().cast());
-            let mask = _mm_set1_epi8(15);
-            let low = _mm_and_si128(qs, mask);
-            let high = _mm_and_si128(_mm_srli_epi16::<4>(qs), mask);
-            _mm_storeu_si128(out.as_mut_ptr().cast(), _mm_shuffle_epi8(table, low));
-            _mm_storeu_si128(out.as_mut_ptr().add(16).cast(), _mm_shuffle_epi8(table, high));
-        }
-    }
-}
 
 impl Simd for Avx512 {
     type F = __m512;
@@ -140,17 +117,176 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    fn splat_int(self, x: i32) -> __m512i {
+        // SAFETY: see the head of the file.
+        unsafe { _mm512_set1_epi32(x) }
+    }
+
+    #[inline(always)]
+    fn load_int(self, x: &Ints) -> __m512i {
+        // SAFETY: see the head of the file.
+        unsafe { _mm512_loadu_si512(x.as_ptr().cast()) }
+    }
+
+    #[inline(always)]
+    fn store_int(self, v: __m512i, out: &mut Ints) {
+        // SAFETY: see the head of the file.
+        unsafe { _mm512_storeu_si512(out.as_mut_ptr().cast(), v) }
+    }
+
+    #[inline(always)]
+    fn load_bytes(self, x: &Bytes) -> __m512i {
+        // SAFETY: see the head of the file.
+        unsafe { _mm512_loadu_si512(x.as_ptr().cast()) }
+    }
+
+    #[inline(always)]
+    fn store_bytes(self, v: __m512i, out: &mut Bytes) {
+        // SAFETY: see the head of the file.
+        unsafe { _mm512_storeu_si512(out.as_mut_ptr().cast(), v) }
+    }
+
+    #[inline(always)]
     fn add_int(self, a: __m512i, b: __m512i) -> __m512i {
         // SAFETY: see the head of the file.
         unsafe { _mm512_add_epi32(a, b) }
     }
 
     #[inline(always)]
-    fn dot_pairs(self, acc: __m512i, w: &Pairs, q: i32) -> __m512i {
+    fn mul_int(self, a: __m512i, b: __m512i) -> __m512i {
+        // SAFETY: see the head of the file.
+        unsafe { _mm512_mullo_epi32(a, b) }
+    }
+
+    #[inline(always)]
+    fn max_int(self, a: __m512i, b: __m512i) -> __m512i {
+        // SAFETY: see the head of the file.
+        unsafe { _mm512_max_epi32(a, b) }
+    }
+
+    #[inline(always)]
+    fn min_int(self, a: __m512i, b: __m512i) -> __m512i {
+        // SAFETY: see the head of the file.
+        unsafe { _mm512_min_epi32(a, b) }
+    }
+
+    #[inline(always)]
+    fn and(self, a: __m512i, b: __m512i) -> __m512i {
+        // SAFETY: see the head of the file.
+        unsafe { _mm512_and_si512(a, b) }
+    }
+
+    #[inline(always)]
+    fn or(self, a: __m512i, b: __m512i) -> __m512i {
+        // SAFETY: see the head of the file.
+        unsafe { _mm512_or_si512(a, b) }
+    }
+
+    #[inline(always)]
+    fn xor(self, a: __m512i, b: __m512i) -> __m512i {
+        // SAFETY: see the head of the file.
+        unsafe { _mm512_xor_si512(a, b) }
+    }
+
+    #[inline(always)]
+    fn shl(self, v: __m512i, n: u32) -> __m512i {
+        // An immediate, where the caller's count is a constant.
+        // SAFETY: see the head of the file.
+        unsafe { _mm512_sllv_epi32(v, _mm512_set1_epi32(n as i32)) }
+    }
+
+    #[inline(always)]
+    fn shr(self, v: __m512i, n: u32) -> __m512i {
+        // SAFETY: see the head of the file.
+        unsafe { _mm512_srlv_epi32(v, _mm512_set1_epi32(n as i32)) }
+    }
+
+    #[inline(always)]
+    fn look_up(self, table: &[u8; 16], v: __m512i) -> __m512i {
         // SAFETY: see the head of the file.
         unsafe {
-            let w = _mm512_loadu_si512(w.as_ptr().cast());
-            _mm512_dpwssd_epi32(acc, w, _mm512_set1_epi32(q))
+            let table = _mm_loadu_si128(table.as_ptr().cast());
+            _mm512_shuffle_epi8(_mm512_broadcast_i32x4(table), v)
+        }
+    }
+
+    #[inline(always)]
+    fn spread(self, v: __m512i, j: usize) -> __m512i {
+        // SAFETY: see the head of the file.
+        unsafe {
+            let byte = _mm512_set_epi32(12, 8, 4, 0, 12, 8, 4, 0, 12, 8, 4, 0, 12, 8, 4, 0);
+            let byte = _mm512_add_epi32(byte, _mm512_set1_epi32(j as i32 / 2));
+            let four = _mm512_set1_epi32(0x0101_0101);
+            let v = _mm512_shuffle_epi8(v, _mm512_mullo_epi32(byte, four));
+            let bits = _mm512_set1_epi32(if j.is_multiple_of(2) {
+                0x0804_0201
+            } else {
+                0x8040_2010_u32 as i32
+            });
+            _mm512_movm_epi8(_mm512_test_epi8_mask(v, bits))
+        }
+    }
+
+    #[inline(always)]
+    fn pair_up(self, v: __m512i) -> __m512i {
+        // SAFETY: see the head of the file.
+        unsafe {
+            let low = _mm512_and_si512(v, _mm512_set1_epi64(0xffff));
+            _mm512_or_si512(
+                low,
+                _mm512_srli_epi64::<16>(_mm512_andnot_si512(_mm512_set1_epi64(0xffff_ffff), v)),
+            )
+        }
+    }
+
+    #[inline(always)]
+    fn dot_pairs(self, acc: __m512i, w: __m512i, q: i32) -> __m512i {
+        // SAFETY: see the head of the file.
+        unsafe { _mm512_dpwssd_epi32(acc, w, _mm512_set1_epi32(q)) }
+    }
+
+    #[inline(always)]
+    fn dot_bytes<const ANY: bool>(self, acc: __m512i, u: __m512i, q: i32) -> __m512i {
+        // SAFETY: see the head of the file.
+        unsafe { _mm512_dpbusd_epi32(acc, u, _mm512_set1_epi32(q)) }
+    }
+
+    #[inline(always)]
+    fn widen_i8(self, x: &[u8; LANES]) -> __m512i {
+        // SAFETY: see the head of the file.
+        unsafe { _mm512_cvtepi8_epi32(_mm_loadu_si128(x.as_ptr().cast())) }
+    }
+
+    #[inline(always)]
+    fn widen_u8(self, x: &[u8; LANES]) -> __m512i {
+        // SAFETY: see the head of the file.
+        unsafe { _mm512_cvtepu8_epi32(_mm_loadu_si128(x.as_ptr().cast())) }
+    }
+
+    #[inline(always)]
+    fn widen_u16(self, x: &[u8; 2 * LANES]) -> __m512i {
+        // SAFETY: see the head of the file.
+        unsafe { _mm512_cvtepu16_epi32(_mm256_loadu_si256(x.as_ptr().cast())) }
+    }
+
+    #[inline(always)]
+    fn widen_f16(self, x: &[u8; 2 * LANES]) -> __m512 {
+        // SAFETY: see the head of the file.
+        unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(x.as_ptr().cast())) }
+    }
+
+    #[inline(always)]
+    fn widen_f8(self, x: &[u8; LANES]) -> __m512 {
+        // By way of f16, whose bias is 8 more; all ones stays NaN.
+        // SAFETY: see the head of the file.
+        unsafe {
+            let bytes = _mm256_cvtepu8_epi16(_mm_loadu_si128(x.as_ptr().cast()));
+            let magnitude = _mm256_and_si256(bytes, _mm256_set1_epi16(0x7f));
+            let nan = _mm256_cmpeq_epi16(magnitude, _mm256_set1_epi16(0x7f));
+            let sign = _mm256_slli_epi16::<8>(_mm256_xor_si256(bytes, magnitude));
+            let h = _mm256_or_si256(_mm256_slli_epi16::<7>(magnitude), sign);
+            let h = _mm256_or_si256(h, _mm256_and_si256(nan, _mm256_set1_epi16(0x7e00)));
+            _mm512_mul_ps(_mm512_cvtph_ps(h), _mm512_set1_ps(256.0))
         }
     }
 
@@ -161,77 +297,8 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
-    fn transpose(self, src: &[i32], stride: usize, out: &mut [Pairs; LANES]) {
-        assert!(stride < usize::MAX / LANES && src.len() >= 15 * stride + LANES);
-        // SAFETY: see the head of the file; row 15 ends inside `src` by the assertion.
-        unsafe {
-            let mut a = [_mm512_setzero_si512(); LANES];
-            for (i, row) in a.iter_mut().enumerate() {
-                *row = _mm512_loadu_si512(src.as_ptr().add(i * stride).cast());
-            }
-            // Words, then pairs of words, within 128-bit quarters; then the quarters twice.
-            let mut b = a;
-            for i in 0..8 {
-                b[2 * i] = _mm512_unpacklo_epi32(a[2 * i], a[2 * i + 1]);
-                b[2 * i + 1] = _mm512_unpackhi_epi32(a[2 * i], a[2 * i + 1]);
-            }
-            for i in 0..4 {
-                a[4 * i] = _mm512_unpacklo_epi64(b[4 * i], b[4 * i + 2]);
-                a[4 * i + 1] = _mm512_unpackhi_epi64(b[4 * i], b[4 * i + 2]);
-                a[4 * i + 2] = _mm512_unpacklo_epi64(b[4 * i + 1], b[4 * i + 3]);
-                a[4 * i + 3] = _mm512_unpackhi_epi64(b[4 * i + 1], b[4 * i + 3]);
-            }
-            // a[4g + c], quarter h: column 4h + c of rows 4g..4g + 4.
-            for c in 0..4 {
-                let even = _mm512_shuffle_i32x4::<0b10_00_10_00>(a[c], a[4 + c]);
-                let odd = _mm512_shuffle_i32x4::<0b11_01_11_01>(a[c], a[4 + c]);
-                let even_high = _mm512_shuffle_i32x4::<0b10_00_10_00>(a[8 + c], a[12 + c]);
-                let odd_high = _mm512_shuffle_i32x4::<0b11_01_11_01>(a[8 + c], a[12 + c]);
-                let column = [
-                    (c, _mm512_shuffle_i32x4::<0b10_00_10_00>(even, even_high)),
-                    (8 + c, _mm512_shuffle_i32x4::<0b11_01_11_01>(even, even_high)),
-                    (4 + c, _mm512_shuffle_i32x4::<0b10_00_10_00>(odd, odd_high)),
-                    (12 + c, _mm512_shuffle_i32x4::<0b11_01_11_01>(odd, odd_high)),
-                ];
-                for (at, v) in column {
-                    _mm512_storeu_si512(out[at].as_mut_ptr().cast(), v);
-                }
-            }
-        }
-    }
-
-    #[inline(always)]
-    fn scale_codes(self, codes: &[i8; LANES], k: i8, out: &mut [i16; LANES]) {
+    fn float_of_bits(self, v: __m512i) -> __m512 {
         // SAFETY: see the head of the file.
-        unsafe {
-            let codes = _mm256_cvtepi8_epi16(_mm_loadu_si128(codes.as_ptr().cast()));
-            let codes = _mm256_mullo_epi16(codes, _mm256_set1_epi16(k as i16));
-            _mm256_storeu_si256(out.as_mut_ptr().cast(), codes);
-        }
-    }
-
-    #[inline(always)]
-    fn widen_f16(self, src: &[u8; 2 * LANES], out: &mut Row) {
-        // SAFETY: see the head of the file.
-        unsafe {
-            let v = _mm512_cvtph_ps(_mm256_loadu_si256(src.as_ptr().cast()));
-            _mm512_storeu_ps(out.as_mut_ptr(), v);
-        }
-    }
-
-    #[inline(always)]
-    fn widen_f8(self, src: &[u8; LANES], out: &mut Row) {
-        // By way of f16, whose bias is 8 more; all ones stays NaN.
-        // SAFETY: see the head of the file.
-        unsafe {
-            let bytes = _mm256_cvtepu8_epi16(_mm_loadu_si128(src.as_ptr().cast()));
-            let magnitude = _mm256_and_si256(bytes, _mm256_set1_epi16(0x7f));
-            let nan = _mm256_cmpeq_epi16(magnitude, _mm256_set1_epi16(0x7f));
-            let sign = _mm256_slli_epi16::<8>(_mm256_xor_si256(bytes, magnitude));
-            let h = _mm256_or_si256(_mm256_slli_epi16::<7>(magnitude), sign);
-            let h = _mm256_or_si256(h, _mm256_and_si256(nan, _mm256_set1_epi16(0x7e00)));
-            let v = _mm512_mul_ps(_mm512_cvtph_ps(h), _mm512_set1_ps(256.0));
-            _mm512_storeu_ps(out.as_mut_ptr(), v);
-        }
+        unsafe { _mm512_castsi512_ps(v) }
     }
 }

@@ -5,8 +5,8 @@
 // Several arrays are walked by one index, over ranges that the compiler unrolls.
 #![allow(clippy::needless_range_loop)]
 
+use super::float::f16;
 use super::format::Format;
-use super::simd::Decode;
 use crate::base::limits::{SMALL_BLOCK, SUPER_BLOCK};
 
 /// Codes that share an integer scale or minimum, in the super-block formats. Those that share
@@ -53,7 +53,7 @@ pub(super) trait Codes {
     const BYTES: usize = Self::FORMAT.block_bytes();
 
     /// Reads one block from exactly `BYTES` bytes.
-    fn unpack<D: Decode>(decode: D, bytes: &[u8], out: &mut Block);
+    fn unpack(bytes: &[u8], out: &mut Block);
 }
 
 pub(super) const LARGEST_Q: i32 = 127;
@@ -95,23 +95,22 @@ pub(super) const E2M1: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -
 pub(super) const SIGNED4: [i8; 16] = [-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7];
 const UNSIGNED4: [i8; 16] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
 
-#[inline(always)]
-fn f16_at<D: Decode>(decode: D, bytes: &[u8], at: usize) -> f32 {
-    decode.f16(u16::from_le_bytes([bytes[at], bytes[at + 1]]))
+fn f16_at(bytes: &[u8], at: usize) -> f32 {
+    f16(u16::from_le_bytes([bytes[at], bytes[at + 1]]))
 }
 
 /// 2^(e - 128): half of the E8M0 value, since the codes are doubled. The two lowest are
 /// subnormal.
-#[inline(always)]
 pub(super) fn half_e8m0(e: u8) -> f32 {
     f32::from_bits(if e < 2 { 0x0020_0000 << e } else { (e as u32 - 1) << 23 })
 }
 
 /// Sixteen bytes of nibbles through a table: a run of 32 codes, low nibbles first.
-#[inline(always)]
-fn nibbles<D: Decode>(decode: D, table: &[i8; 16], qs: &[u8], out: &mut [i8]) {
-    let qs = qs.first_chunk().expect("a block has its length");
-    decode.nibbles(table, qs, out.first_chunk_mut().expect("a block has room for its codes"));
+fn nibbles(table: &[i8; 16], qs: &[u8], out: &mut [i8]) {
+    for i in 0..16 {
+        out[i] = table[(qs[i] & 15) as usize];
+        out[16 + i] = table[(qs[i] >> 4) as usize];
+    }
 }
 
 pub(super) struct Q8_0;
@@ -121,10 +120,9 @@ impl Codes for Q8_0 {
     const MINIMUM: Minimum = Minimum::None;
     const LARGEST: i32 = 128;
 
-    #[inline(always)]
-    fn unpack<D: Decode>(decode: D, bytes: &[u8], out: &mut Block) {
+    fn unpack(bytes: &[u8], out: &mut Block) {
         let bytes = &bytes[..Self::BYTES];
-        out.d = f16_at(decode, bytes, 0);
+        out.d = f16_at(bytes, 0);
         for j in 0..32 {
             out.codes[j] = bytes[2 + j] as i8;
         }
@@ -138,11 +136,10 @@ impl Codes for Q4_0 {
     const MINIMUM: Minimum = Minimum::None;
     const LARGEST: i32 = 8;
 
-    #[inline(always)]
-    fn unpack<D: Decode>(decode: D, bytes: &[u8], out: &mut Block) {
+    fn unpack(bytes: &[u8], out: &mut Block) {
         let bytes = &bytes[..Self::BYTES];
-        out.d = f16_at(decode, bytes, 0);
-        nibbles(decode, &SIGNED4, &bytes[2..], &mut out.codes);
+        out.d = f16_at(bytes, 0);
+        nibbles(&SIGNED4, &bytes[2..], &mut out.codes);
     }
 }
 
@@ -153,27 +150,17 @@ impl Codes for Q4_1 {
     const MINIMUM: Minimum = Minimum::Float;
     const LARGEST: i32 = 15;
 
-    #[inline(always)]
-    fn unpack<D: Decode>(decode: D, bytes: &[u8], out: &mut Block) {
+    fn unpack(bytes: &[u8], out: &mut Block) {
         let bytes = &bytes[..Self::BYTES];
-        out.d = f16_at(decode, bytes, 0);
-        out.min = f16_at(decode, bytes, 2);
-        nibbles(decode, &UNSIGNED4, &bytes[4..], &mut out.codes);
+        out.d = f16_at(bytes, 0);
+        out.min = f16_at(bytes, 2);
+        nibbles(&UNSIGNED4, &bytes[4..], &mut out.codes);
     }
 }
 
-/// Sets the fifth bits of a run of 32 codes, eight at a time: `$of(mask)` makes of a mask, with 16
-/// in each byte whose bit is set, what is or-ed into the codes.
-macro_rules! fifth_bits {
-    ($bytes:expr, $codes:expr, |$mask:ident| $of:expr) => {
-        for (bits, codes) in $bytes.iter().zip($codes.as_chunks_mut::<8>().0) {
-            // Byte i keeps bit i; adding 127 carries any bit to the top of its byte.
-            let spread = (*bits as u64 * 0x0101_0101_0101_0101) & 0x8040_2010_0804_0201;
-            let $mask = ((spread + 0x7f7f_7f7f_7f7f_7f7f) & 0x8080_8080_8080_8080) >> 3;
-            let low = u64::from_le_bytes(codes.map(|c| c as u8));
-            *codes = (low | $of).to_le_bytes().map(|c| c as i8);
-        }
-    };
+/// The fifth bit of code `j`.
+fn fifth_bit(bits: &[u8], j: usize) -> i8 {
+    (bits[j / 8] >> (j % 8) & 1) as i8
 }
 
 pub(super) struct Q5_0;
@@ -183,13 +170,13 @@ impl Codes for Q5_0 {
     const MINIMUM: Minimum = Minimum::None;
     const LARGEST: i32 = 16;
 
-    #[inline(always)]
-    fn unpack<D: Decode>(decode: D, bytes: &[u8], out: &mut Block) {
+    fn unpack(bytes: &[u8], out: &mut Block) {
         let bytes = &bytes[..Self::BYTES];
-        out.d = f16_at(decode, bytes, 0);
-        nibbles(decode, &UNSIGNED4, &bytes[6..], &mut out.codes);
-        // A clear bit takes 16 away, which in two's complement sets the upper four.
-        fifth_bits!(&bytes[2..6], out.codes, |set| (set ^ 0x1010_1010_1010_1010) * 15);
+        out.d = f16_at(bytes, 0);
+        nibbles(&UNSIGNED4, &bytes[6..], &mut out.codes);
+        for j in 0..32 {
+            out.codes[j] += 16 * fifth_bit(&bytes[2..6], j) - 16;
+        }
     }
 }
 
@@ -200,13 +187,14 @@ impl Codes for Q5_1 {
     const MINIMUM: Minimum = Minimum::Float;
     const LARGEST: i32 = 31;
 
-    #[inline(always)]
-    fn unpack<D: Decode>(decode: D, bytes: &[u8], out: &mut Block) {
+    fn unpack(bytes: &[u8], out: &mut Block) {
         let bytes = &bytes[..Self::BYTES];
-        out.d = f16_at(decode, bytes, 0);
-        out.min = f16_at(decode, bytes, 2);
-        nibbles(decode, &UNSIGNED4, &bytes[8..], &mut out.codes);
-        fifth_bits!(&bytes[4..8], out.codes, |set| set);
+        out.d = f16_at(bytes, 0);
+        out.min = f16_at(bytes, 2);
+        nibbles(&UNSIGNED4, &bytes[8..], &mut out.codes);
+        for j in 0..32 {
+            out.codes[j] += 16 * fifth_bit(&bytes[4..8], j);
+        }
     }
 }
 
@@ -218,11 +206,10 @@ impl Codes for Q2K {
     const LARGEST: i32 = 3 * 15;
     const LARGEST_M: i32 = 15;
 
-    #[inline(always)]
-    fn unpack<D: Decode>(decode: D, bytes: &[u8], out: &mut Block) {
+    fn unpack(bytes: &[u8], out: &mut Block) {
         let bytes = &bytes[..Self::BYTES];
-        out.d = f16_at(decode, bytes, 80);
-        out.min = f16_at(decode, bytes, 82);
+        out.d = f16_at(bytes, 80);
+        out.min = f16_at(bytes, 82);
         for i in 0..16 {
             out.k[i] = (bytes[i] & 15) as i8;
             out.m[i] = bytes[i] >> 4;
@@ -232,7 +219,6 @@ impl Codes for Q2K {
 }
 
 /// Codes of two bits: each run of 32 bytes holds 128 codes, 32 to a bit pair.
-#[inline(always)]
 fn two_bits(qs: &[u8], codes: &mut [i8; SUPER_BLOCK]) {
     let qs = &qs[..64];
     for half in 0..2 {
@@ -251,10 +237,9 @@ impl Codes for Q3K {
     const MINIMUM: Minimum = Minimum::None;
     const LARGEST: i32 = 4 * 32;
 
-    #[inline(always)]
-    fn unpack<D: Decode>(decode: D, bytes: &[u8], out: &mut Block) {
+    fn unpack(bytes: &[u8], out: &mut Block) {
         let bytes = &bytes[..Self::BYTES];
-        out.d = f16_at(decode, bytes, 108);
+        out.d = f16_at(bytes, 108);
         let scales = &bytes[96..108];
         for i in 0..16 {
             let low = scales[i % 8] >> (4 * (i / 8)) & 15;
@@ -273,7 +258,6 @@ impl Codes for Q3K {
 }
 
 /// The six-bit scales and minima of Q4_K and Q5_K, eight of each in twelve bytes.
-#[inline(always)]
 fn six_bits(s: &[u8], out: &mut Block) {
     let s = &s[..12];
     for i in 0..4 {
@@ -296,11 +280,10 @@ impl Codes for Q4K {
     const LARGEST: i32 = 15 * 63;
     const LARGEST_M: i32 = 63;
 
-    #[inline(always)]
-    fn unpack<D: Decode>(decode: D, bytes: &[u8], out: &mut Block) {
+    fn unpack(bytes: &[u8], out: &mut Block) {
         let bytes = &bytes[..Self::BYTES];
-        out.d = f16_at(decode, bytes, 0);
-        out.min = f16_at(decode, bytes, 2);
+        out.d = f16_at(bytes, 0);
+        out.min = f16_at(bytes, 2);
         six_bits(&bytes[4..16], out);
         let qs = &bytes[16..];
         for chunk in 0..4 {
@@ -321,11 +304,10 @@ impl Codes for Q5K {
     const LARGEST: i32 = 31 * 63;
     const LARGEST_M: i32 = 63;
 
-    #[inline(always)]
-    fn unpack<D: Decode>(decode: D, bytes: &[u8], out: &mut Block) {
+    fn unpack(bytes: &[u8], out: &mut Block) {
         let bytes = &bytes[..Self::BYTES];
-        out.d = f16_at(decode, bytes, 0);
-        out.min = f16_at(decode, bytes, 2);
+        out.d = f16_at(bytes, 0);
+        out.min = f16_at(bytes, 2);
         six_bits(&bytes[4..16], out);
         let (qh, qs) = (&bytes[16..48], &bytes[48..]);
         for chunk in 0..4 {
@@ -345,10 +327,9 @@ impl Codes for Q6K {
     const MINIMUM: Minimum = Minimum::None;
     const LARGEST: i32 = 32 * 128;
 
-    #[inline(always)]
-    fn unpack<D: Decode>(decode: D, bytes: &[u8], out: &mut Block) {
+    fn unpack(bytes: &[u8], out: &mut Block) {
         let bytes = &bytes[..Self::BYTES];
-        out.d = f16_at(decode, bytes, 208);
+        out.d = f16_at(bytes, 208);
         for i in 0..16 {
             out.k[i] = bytes[192 + i] as i8;
         }
@@ -373,11 +354,10 @@ impl Codes for IQ4NL {
     const MINIMUM: Minimum = Minimum::None;
     const LARGEST: i32 = 127;
 
-    #[inline(always)]
-    fn unpack<D: Decode>(decode: D, bytes: &[u8], out: &mut Block) {
+    fn unpack(bytes: &[u8], out: &mut Block) {
         let bytes = &bytes[..Self::BYTES];
-        out.d = f16_at(decode, bytes, 0);
-        nibbles(decode, &IQ4, &bytes[2..], &mut out.codes);
+        out.d = f16_at(bytes, 0);
+        nibbles(&IQ4, &bytes[2..], &mut out.codes);
     }
 }
 
@@ -388,10 +368,9 @@ impl Codes for IQ4XS {
     const MINIMUM: Minimum = Minimum::None;
     const LARGEST: i32 = 127 * 32;
 
-    #[inline(always)]
-    fn unpack<D: Decode>(decode: D, bytes: &[u8], out: &mut Block) {
+    fn unpack(bytes: &[u8], out: &mut Block) {
         let bytes = &bytes[..Self::BYTES];
-        out.d = f16_at(decode, bytes, 0);
+        out.d = f16_at(bytes, 0);
         let high = u16::from_le_bytes([bytes[2], bytes[3]]);
         for i in 0..8 {
             let low = bytes[4 + i / 2] >> (4 * (i % 2)) & 15;
@@ -400,7 +379,7 @@ impl Codes for IQ4XS {
             out.k[2 * i + 1] = k;
         }
         for i in 0..8 {
-            nibbles(decode, &IQ4, &bytes[8 + 16 * i..], &mut out.codes[32 * i..]);
+            nibbles(&IQ4, &bytes[8 + 16 * i..], &mut out.codes[32 * i..]);
         }
     }
 }
@@ -412,11 +391,10 @@ impl Codes for MXFP4 {
     const MINIMUM: Minimum = Minimum::None;
     const LARGEST: i32 = 12;
 
-    #[inline(always)]
-    fn unpack<D: Decode>(decode: D, bytes: &[u8], out: &mut Block) {
+    fn unpack(bytes: &[u8], out: &mut Block) {
         let bytes = &bytes[..Self::BYTES];
         out.d = half_e8m0(bytes[0]);
-        nibbles(decode, &E2M1, &bytes[1..], &mut out.codes);
+        nibbles(&E2M1, &bytes[1..], &mut out.codes);
     }
 }
 

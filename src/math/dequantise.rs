@@ -4,7 +4,6 @@
 use super::block::{Block, Codes, Minimum, SUB_BLOCK, with_codes};
 use super::float::{self, Float};
 use super::format::Format;
-use super::simd::Plain;
 use crate::base::limits::SUPER_BLOCK;
 
 /// Writes the weights of consecutive blocks. `false`, and nothing written, if `bytes` are not
@@ -36,7 +35,7 @@ fn floats<F: Float>(bytes: &[u8], out: &mut [f32]) {
 fn blocks<F: Codes>(bytes: &[u8], out: &mut [f32]) {
     let mut block = Block::new();
     for (out, bytes) in out.chunks_exact_mut(F::LEN).zip(bytes.chunks_exact(F::BYTES)) {
-        F::unpack(Plain, bytes, &mut block);
+        F::unpack(bytes, &mut block);
         for (j, out) in out.iter_mut().enumerate() {
             let code = block.codes[j] as f32;
             let sub = j / SUB_BLOCK;

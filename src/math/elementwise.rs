@@ -199,6 +199,26 @@ pub(super) fn divide<S: Simd>(s: S, x: &mut [f32], a: f32) {
 
 #[inline(always)]
 pub(super) fn rms_norm<S: Simd>(s: S, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
+    let scale = s.splat(rms_scale(s, x, eps));
+    zip_lanes!(s, out, |v = x, w = weight| s.mul(s.mul(v, scale), w));
+}
+
+#[inline(always)]
+pub(super) fn rms_norm_in_place<S: Simd>(s: S, x: &mut [f32], weight: &[f32], eps: f32) {
+    assert!(x.len() == weight.len(), "slices agree in length");
+    let scale = rms_scale(s, x, eps);
+    let (rows, tail) = x.as_chunks_mut::<LANES>();
+    let (weights, tail_weights) = weight.as_chunks::<LANES>();
+    for (row, weight) in rows.iter_mut().zip(weights) {
+        s.store(s.mul(s.mul(s.load(row), s.splat(scale)), s.load(weight)), row);
+    }
+    for (x, weight) in tail.iter_mut().zip(tail_weights) {
+        *x = *x * scale * weight;
+    }
+}
+
+#[inline(always)]
+fn rms_scale<S: Simd>(s: S, x: &[f32], eps: f32) -> f32 {
     let (rows, tail) = x.as_chunks::<LANES>();
     let mut squares = s.splat(0.0);
     for row in rows {
@@ -210,8 +230,7 @@ pub(super) fn rms_norm<S: Simd>(s: S, x: &[f32], weight: &[f32], eps: f32, out: 
         squares = s.fma(v, v, squares);
     }
     let mean = s.fold_add(squares) / x.len() as f32;
-    let scale = s.splat(1.0 / (mean + eps).sqrt());
-    zip_lanes!(s, out, |v = x, w = weight| s.mul(s.mul(v, scale), w));
+    1.0 / (mean + eps).sqrt()
 }
 
 #[inline(always)]
@@ -250,11 +269,11 @@ pub(super) fn quantise<S: Simd>(
     _: S,
     x: &[f32],
     block: usize,
-    codes: &mut [i32],
+    codes: &mut [i8],
     sums: &mut [i32],
     scales: &mut [f32],
 ) {
-    let codes = codes.chunks_exact_mut(block / 2);
+    let codes = codes.chunks_exact_mut(block);
     let sums = sums.chunks_exact_mut(block / 32);
     for (((x, codes), sums), scale) in x.chunks_exact(block).zip(codes).zip(sums).zip(scales) {
         // The bits of |x| are ordered as |x| is, and NaN comes last: it is not lost.
@@ -266,14 +285,13 @@ pub(super) fn quantise<S: Simd>(
         *scale = amax / 127.0;
         let inverse = if amax == 0.0 { 0.0 } else { 127.0 / amax };
         let (runs, _) = x.as_chunks::<32>();
-        let (codes, _) = codes.as_chunks_mut::<16>();
+        let (codes, _) = codes.as_chunks_mut::<32>();
         for ((x, codes), pair) in runs.iter().zip(codes).zip(sums) {
-            let codes = super::simd::halves_mut(codes);
             let mut sum = [0i32; 2];
             for half in 0..2 {
                 for j in half * 16..half * 16 + 16 {
                     let q = (x[j] * inverse).round_ties_even().clamp(-127.0, 127.0) as i32;
-                    codes[j] = q as i16;
+                    codes[j] = q as i8;
                     sum[half] += q;
                 }
             }

@@ -1,8 +1,6 @@
 //! The float weight formats: exact widening to f32.
 
-use super::matrix::BlockScales;
 use super::simd::Simd;
-use crate::base::limits::LANES;
 
 /// Exactly f16 → f32, in integers: an f16 is an f32 with the exponent's bias wrong by 112.
 pub(super) fn f16(bits: u16) -> f32 {
@@ -21,13 +19,11 @@ pub(super) trait Float {
     /// One weight, from exactly `BYTES` bytes.
     fn one(bytes: &[u8]) -> f32;
 
-    /// Many weights.
-    #[inline(always)]
-    fn widen<S: Simd>(_: S, bytes: &[u8], out: &mut [f32]) {
-        for (out, bytes) in out.iter_mut().zip(bytes.chunks_exact(Self::BYTES)) {
-            *out = Self::one(bytes);
-        }
-    }
+    /// The bytes of sixteen weights: a column of a panel.
+    type Column: Copy;
+
+    fn columns(bytes: &[u8]) -> &[Self::Column];
+    fn widen<S: Simd>(s: S, column: &Self::Column) -> S::F;
 }
 
 pub(super) struct F32;
@@ -35,9 +31,21 @@ pub(super) struct F32;
 impl Float for F32 {
     const BYTES: usize = 4;
 
+    type Column = [u8; 64];
+
     #[inline(always)]
     fn one(bytes: &[u8]) -> f32 {
         f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
+    }
+
+    #[inline(always)]
+    fn columns(bytes: &[u8]) -> &[[u8; 64]] {
+        bytes.as_chunks().0
+    }
+
+    #[inline(always)]
+    fn widen<S: Simd>(s: S, column: &[u8; 64]) -> S::F {
+        s.float_of_bits(s.load_bytes(column))
     }
 }
 
@@ -46,21 +54,21 @@ pub(super) struct F16;
 impl Float for F16 {
     const BYTES: usize = 2;
 
+    type Column = [u8; 32];
+
     #[inline(always)]
     fn one(bytes: &[u8]) -> f32 {
         f16(u16::from_le_bytes([bytes[0], bytes[1]]))
     }
 
     #[inline(always)]
-    fn widen<S: Simd>(s: S, bytes: &[u8], out: &mut [f32]) {
-        let (full, tail) = bytes.as_chunks::<{ 2 * LANES }>();
-        let (rows, rest) = out.as_chunks_mut::<LANES>();
-        for (row, bytes) in rows.iter_mut().zip(full) {
-            s.widen_f16(bytes, row);
-        }
-        for (out, bytes) in rest.iter_mut().zip(tail.chunks_exact(2)) {
-            *out = Self::one(bytes);
-        }
+    fn columns(bytes: &[u8]) -> &[[u8; 32]] {
+        bytes.as_chunks().0
+    }
+
+    #[inline(always)]
+    fn widen<S: Simd>(s: S, column: &[u8; 32]) -> S::F {
+        s.widen_f16(column)
     }
 }
 
@@ -69,9 +77,21 @@ pub(super) struct BF16;
 impl Float for BF16 {
     const BYTES: usize = 2;
 
+    type Column = [u8; 32];
+
     #[inline(always)]
     fn one(bytes: &[u8]) -> f32 {
         f32::from_bits((u16::from_le_bytes([bytes[0], bytes[1]]) as u32) << 16)
+    }
+
+    #[inline(always)]
+    fn columns(bytes: &[u8]) -> &[[u8; 32]] {
+        bytes.as_chunks().0
+    }
+
+    #[inline(always)]
+    fn widen<S: Simd>(s: S, column: &[u8; 32]) -> S::F {
+        s.float_of_bits(s.shl(s.widen_u16(column), 16))
     }
 }
 
@@ -79,6 +99,8 @@ pub(super) struct F8E4M3;
 
 impl Float for F8E4M3 {
     const BYTES: usize = 1;
+
+    type Column = [u8; 16];
 
     /// The "fn" kind: no infinities, all ones is NaN.
     #[inline(always)]
@@ -91,30 +113,12 @@ impl Float for F8E4M3 {
     }
 
     #[inline(always)]
-    fn widen<S: Simd>(s: S, bytes: &[u8], out: &mut [f32]) {
-        let (full, tail) = bytes.as_chunks::<LANES>();
-        let (rows, rest) = out.as_chunks_mut::<LANES>();
-        for (row, bytes) in rows.iter_mut().zip(full) {
-            s.widen_f8(bytes, row);
-        }
-        for (out, byte) in rest.iter_mut().zip(tail) {
-            *out = Self::one(&[*byte]);
-        }
+    fn columns(bytes: &[u8]) -> &[[u8; 16]] {
+        bytes.as_chunks().0
     }
-}
 
-/// Multiplies columns `k0..` of row `r` by their block scales.
-#[inline(always)]
-pub(super) fn scale_row(scales: &BlockScales, cols: usize, r: usize, k0: usize, row: &mut [f32]) {
-    let mut k = 0;
-    while k < row.len() {
-        let scale = scales.at(cols, r, k0 + k);
-        // To the end of the scale's block.
-        let run = scales.block_cols - (k0 + k) % scales.block_cols;
-        let end = row.len().min(k.saturating_add(run));
-        for w in &mut row[k..end] {
-            *w *= scale;
-        }
-        k = end;
+    #[inline(always)]
+    fn widen<S: Simd>(s: S, column: &[u8; 16]) -> S::F {
+        s.widen_f8(column)
     }
 }

@@ -105,6 +105,62 @@ impl Format {
     }
 }
 
+/// A run of bytes in a block that hold the same kind of number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Field {
+    pub offset: usize,
+    pub len: usize,
+    /// Bytes that stay together where the rows of a panel are interleaved.
+    pub unit: usize,
+}
+
+impl Format {
+    /// The fields of a block, in order and without a gap.
+    ///
+    /// The bytes of codes stay together by fours, which is what an integer dot product takes in a
+    /// lane; scales one by one.
+    pub const fn fields(self) -> &'static [Field] {
+        macro_rules! fields {
+            ($($offset:literal, $len:literal, $unit:literal);*) => {
+                &[$(Field { offset: $offset, len: $len, unit: $unit }),*]
+            };
+        }
+        match self {
+            F32 => fields![0, 4, 4],
+            F16 | BF16 => fields![0, 2, 2],
+            F8E4M3 => fields![0, 1, 1],
+            Q8_0 => fields![0, 2, 2; 2, 32, 4],
+            Q4_0 | IQ4NL => fields![0, 2, 2; 2, 16, 4],
+            Q4_1 => fields![0, 2, 2; 2, 2, 2; 4, 16, 4],
+            Q5_0 => fields![0, 2, 2; 2, 4, 4; 6, 16, 4],
+            Q5_1 => fields![0, 2, 2; 2, 2, 2; 4, 4, 4; 8, 16, 4],
+            MXFP4 => fields![0, 1, 1; 1, 16, 4],
+            Q2K => fields![0, 16, 1; 16, 64, 4; 80, 2, 2; 82, 2, 2],
+            Q3K => fields![0, 32, 4; 32, 64, 4; 96, 12, 1; 108, 2, 2],
+            Q4K => fields![0, 2, 2; 2, 2, 2; 4, 12, 1; 16, 128, 4],
+            Q5K => fields![0, 2, 2; 2, 2, 2; 4, 12, 1; 16, 32, 4; 48, 128, 4],
+            Q6K => fields![0, 128, 4; 128, 64, 4; 192, 16, 1; 208, 2, 2],
+            IQ4XS => fields![0, 2, 2; 2, 2, 1; 4, 4, 1; 8, 128, 4],
+        }
+    }
+}
+
+// The fields are the block.
+const _: () = {
+    let mut f = 0;
+    while f < Format::ALL.len() {
+        let format = Format::ALL[f];
+        let (fields, mut i, mut at) = (format.fields(), 0, 0);
+        while i < fields.len() {
+            assert!(fields[i].offset == at && fields[i].len.is_multiple_of(fields[i].unit));
+            at += fields[i].len;
+            i += 1;
+        }
+        assert!(at == format.block_bytes());
+        f += 1;
+    }
+};
+
 impl fmt::Display for Format {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())

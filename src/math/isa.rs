@@ -12,16 +12,18 @@ pub enum Isa {
     Scalar,
     Avx2,
     Avx512,
+    Amx,
 }
 
 impl Isa {
-    pub const ALL: [Isa; 3] = [Isa::Scalar, Isa::Avx2, Isa::Avx512];
+    pub const ALL: [Isa; 4] = [Isa::Scalar, Isa::Avx2, Isa::Avx512, Isa::Amx];
 
     pub const fn name(self) -> &'static str {
         match self {
             Isa::Scalar => "scalar",
             Isa::Avx2 => "avx2",
             Isa::Avx512 => "avx512",
+            Isa::Amx => "amx",
         }
     }
 
@@ -31,6 +33,7 @@ impl Isa {
             Isa::Scalar => "nothing",
             Isa::Avx2 => "AVX2, FMA, F16C, BMI1 and BMI2",
             Isa::Avx512 => "AVX-512 F, BW, VL, DQ and VNNI",
+            Isa::Amx => "AMX-TILE and AMX-INT8, and all that avx512 needs",
         }
     }
 
@@ -42,8 +45,10 @@ impl Isa {
             Isa::Avx2 => Avx2::detect().is_some(),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => Avx512::detect().is_some(),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Amx => Amx::detect().is_some(),
             #[cfg(not(target_arch = "x86_64"))]
-            Isa::Avx2 | Isa::Avx512 => false,
+            Isa::Avx2 | Isa::Avx512 | Isa::Amx => false,
         })
     }
 }
@@ -85,14 +90,18 @@ impl IsaChoice {
             IsaChoice::Scalar => Isa::Scalar,
             IsaChoice::Avx2 => Isa::Avx2,
             IsaChoice::Avx512 => Isa::Avx512,
-            IsaChoice::Amx => return Err(IsaError::NotBuilt { has: HostIsas::detect() }),
+            IsaChoice::Amx => Isa::Amx,
             IsaChoice::Auto => return Ok(Isa::detected().next_back().unwrap_or(Isa::Scalar)),
         };
+        let has = HostIsas::detect();
         if Isa::detected().any(|isa| isa == wanted) {
-            Ok(wanted)
-        } else {
-            Err(IsaError::Missing { wanted, has: HostIsas::detect() })
+            return Ok(wanted);
         }
+        #[cfg(target_arch = "x86_64")]
+        if let (Isa::Amx, Err(lack)) = (wanted, Amx::ask()) {
+            return Err(IsaError::NoTiles { lack, has });
+        }
+        Err(IsaError::Missing { wanted, has })
     }
 }
 
@@ -135,8 +144,11 @@ impl fmt::Display for HostIsas {
         if self.avx2 {
             f.write_str(", avx2")?;
         }
-        if self.best == Isa::Avx512 {
+        if self.best >= Isa::Avx512 {
             f.write_str(", avx512")?;
+        }
+        if self.best == Isa::Amx {
+            f.write_str(", amx")?;
         }
         Ok(())
     }
@@ -151,9 +163,38 @@ pub enum IsaError {
         wanted.features()
     )]
     Missing { wanted: Isa, has: HostIsas },
-    #[error("amx is not implemented yet; this host has {has}: choose one of these, or auto")]
-    NotBuilt { has: HostIsas },
+    #[error("amx cannot be used, for {lack}; this host has {has}: choose one of these, or auto")]
+    NoTiles { lack: TilesLack, has: HostIsas },
 }
+
+/// Why a host's tiles cannot be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TilesLack {
+    /// The processor has no tiles of bytes, or not the AVX-512 that goes with them.
+    Processor,
+    /// The operating system, or what it runs in, does not keep the state of tiles.
+    State,
+    /// The kernel refused the process, with this error.
+    Permission(i32),
+}
+
+impl fmt::Display for TilesLack {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            TilesLack::Processor => {
+                write!(f, "the processor lacks some of {}", Isa::Amx.features())
+            }
+            TilesLack::State => f.write_str("the operating system does not turn tiles on"),
+            TilesLack::Permission(error) => {
+                let error = std::io::Error::from_raw_os_error(*error);
+                write!(f, "the kernel refused the process its tiles: {error}")
+            }
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+pub use super::amx::Amx;
 
 /// Proof that the host has AVX2, FMA, F16C, BMI1 and BMI2.
 #[cfg(target_arch = "x86_64")]
@@ -204,12 +245,18 @@ mod tests {
     }
 
     #[test]
-    fn auto_takes_the_best_and_amx_says_that_it_is_not_built() {
+    fn auto_takes_the_best_and_amx_says_what_is_missing() {
         let best = IsaChoice::Auto.resolve().unwrap();
         assert!(Isa::detected().all(|isa| isa <= best));
         assert_eq!(IsaChoice::Scalar.resolve(), Ok(Isa::Scalar));
-        let refused = IsaChoice::Amx.resolve().unwrap_err().to_string();
-        assert!(refused.contains("not implemented yet") && refused.contains("scalar"), "{refused}");
+        match IsaChoice::Amx.resolve() {
+            Ok(isa) => assert_eq!((isa, best), (Isa::Amx, Isa::Amx)),
+            Err(refused) => assert!(refused.to_string().contains("amx"), "{refused}"),
+        }
+        let has = HostIsas { best: Isa::Avx512, avx2: true };
+        let lack = TilesLack::Permission(1);
+        let text = IsaError::NoTiles { lack, has }.to_string();
+        assert!(text.contains("kernel refused") && text.contains("avx2, avx512:"), "{text}");
     }
 
     #[test]

@@ -2,11 +2,12 @@
 
 use super::activations::{Activations, Tokens};
 use super::attention::{AttentionScratch, KvView, Query};
+use super::columns::Columns;
 #[cfg(target_arch = "x86_64")]
-use super::isa::{Avx2, Avx512};
+use super::isa::{Amx, Avx2, Avx512};
 use super::isa::{Isa, IsaChoice, IsaError};
-use super::matrix::Matrix;
 use super::oracle;
+use super::panels::Panels;
 
 /// How a rotary embedding pairs dimensions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +31,8 @@ enum Room {
     Avx2(Avx2),
     #[cfg(target_arch = "x86_64")]
     Avx512(Avx512),
+    #[cfg(target_arch = "x86_64")]
+    Amx(Amx),
 }
 
 macro_rules! call {
@@ -40,6 +43,8 @@ macro_rules! call {
             Room::Avx2(room) => room.$name($($arg),*),
             #[cfg(target_arch = "x86_64")]
             Room::Avx512(room) => room.$name($($arg),*),
+            #[cfg(target_arch = "x86_64")]
+            Room::Amx(room) => room.$name($($arg),*),
         }
     };
 }
@@ -48,6 +53,8 @@ impl Kernels {
     /// The kernels that satisfy the choice on this host.
     pub fn new(choice: IsaChoice) -> Result<Self, IsaError> {
         let room = match choice.resolve()? {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Amx => Amx::detect().map(Room::Amx),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => Avx512::detect().map(Room::Avx512),
             #[cfg(target_arch = "x86_64")]
@@ -64,40 +71,30 @@ impl Kernels {
             Room::Avx2(_) => Isa::Avx2,
             #[cfg(target_arch = "x86_64")]
             Room::Avx512(_) => Isa::Avx512,
+            #[cfg(target_arch = "x86_64")]
+            Room::Amx(_) => Isa::Amx,
         }
     }
 
-    /// `out[token][row] = Σ_k w[row][k] · x[token][k]`. For a quantised matrix the activations
-    /// must have been prepared for its format.
-    pub fn linear(&self, matrix: &Matrix, x: &Activations, out: &mut [f32]) {
-        self.product(matrix, x, Tokens::All(x.tokens()), out);
-    }
-
-    /// The same for some rows of the activations: `out[i]` is for `tokens[i]`.
-    pub fn linear_rows(&self, matrix: &Matrix, x: &Activations, tokens: &[u32], out: &mut [f32]) {
-        self.product(matrix, x, Tokens::List(tokens), out);
-    }
-
-    fn product(&self, matrix: &Matrix, x: &Activations, tokens: Tokens, out: &mut [f32]) {
-        assert_eq!(matrix.cols(), x.cols(), "the matrix is as wide as the activations");
-        assert_eq!(
-            Some(out.len()),
-            tokens.len().checked_mul(matrix.rows()),
-            "a row for each token"
-        );
-        if matrix.cols() == 0 {
-            out.fill(0.0);
+    /// `out.row(i)[r] = Σ_k w[r][k] · x[tokens[i]][k]` for all rows of `w`; `tokens` `None`: all of
+    /// `x`. For a quantised matrix the activations must have its form.
+    pub fn linear(&self, w: &Panels, x: &Activations, tokens: Option<&[u32]>, out: &mut Columns) {
+        let tokens = tokens.map_or(Tokens::All(x.tokens()), Tokens::List);
+        assert_eq!(w.cols(), x.cols(), "the matrix is as wide as the activations");
+        assert_eq!((out.rows(), out.cols()), (tokens.len(), w.rows()), "a row for each token");
+        if w.cols() == 0 {
+            (0..out.rows()).for_each(|i| out.row(i).fill(0.0));
             return;
         }
-        call!(self, linear(matrix, x, tokens, out))
+        call!(self, linear(w, x, tokens, out))
     }
 
-    /// `x[blocks][block] →` codes in pairs, sums of 16 codes in pairs, scales.
+    /// `x[blocks][block] →` codes, sums of 16 codes in pairs, scales.
     pub(super) fn quantise(
         &self,
         x: &[f32],
         block: usize,
-        codes: &mut [i32],
+        codes: &mut [i8],
         sums: &mut [i32],
         scales: &mut [f32],
     ) {
@@ -107,6 +104,10 @@ impl Kernels {
     /// `x / sqrt(mean(x²) + eps) · weight`: the scale is rounded, then each of the two products.
     pub fn rms_norm(&self, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
         call!(self, rms_norm(x, weight, eps, out))
+    }
+
+    pub fn rms_norm_in_place(&self, x: &mut [f32], weight: &[f32], eps: f32) {
+        call!(self, rms_norm_in_place(x, weight, eps))
     }
 
     pub fn softmax(&self, x: &mut [f32]) {

@@ -1,393 +1,215 @@
-//! `y = W x`, written once for all instruction sets. Up to three tokens of a quantised matrix go
-//! by rows (`rows.rs`); this file is the way of all others, by tiles.
+//! `y = W x` over panels, written once for all instruction sets: a lane for every row of a panel.
 //!
 //! ```text
-//! for each panel of 16 rows:                         (floats: four panels side by side)
+//! for some panels:
 //!     for each segment of 512 columns:
-//!         unpack the rows' blocks and turn them: a tile whose vectors hold one k of 16 rows
-//!         for each token:  acc = 0
-//!             quantised, each block:  isum = Σ (code·k)·q             in i32, exact
-//!                                     acc  = fma(isum, d·a, acc)      and the minimum likewise
-//!             floats, each k:         acc  = fma(w, x, acc)
-//!             out += acc              (the first segment is stored, not added)
+//!         for each panel:                        (quantised, many tokens: unpacked here, once)
+//!             for some tokens at a time:  acc = 0
+//!                 quantised, each block:  isum = Σ_sub k·Σ c·q        in i32, exact
+//!                                         acc  = fma(isum, d·a, acc)  and the minimum likewise
+//!                 floats, each k:         acc  = fma(w, x, acc)
+//!                 out += acc              (the first segment is stored, not added)
 //! ```
 //!
-//! - The integer scale `k` of a sub-block is multiplied into the code when it is unpacked. The
-//!   product fits i16 for every format, so no sub-block scale is left in the inner loop
-//!   (`block.rs` proves this, and that no i32 sum can overflow).
-//! - Integer sums are exact, hence free: they run over pairs, in as many chains as hide the
-//!   latency. Float sums are one chain for each lane, in ascending order, as the contract says.
-//! - Turning costs 64 shuffles for 16 × 32 codes. It goes away when weights are stored in panels.
-//! - Lanes beyond the last row compute rubbish that is never written.
+//! Integer sums are exact, hence free in their order. Float sums are one chain for each lane, in
+//! ascending order, as the contract says; chains of other panels or tokens hide its latency. A
+//! segment is read from memory once: all tokens pass over it while it is near.
+//!
+//! `lanes.rs` knows what the bytes of a panel mean, `tile.rs` keeps a segment unpacked, `dots.rs`
+//! multiplies either with some tokens, `floats.rs` is the float formats' own.
 
 // Several arrays are walked by one index, over ranges that the compiler unrolls.
 #![allow(clippy::needless_range_loop)]
 
-mod codes;
-mod rows;
+mod dots;
+mod floats;
+mod lanes;
+mod tile;
 
-use super::activations::{Activations, Quantised, Tokens};
-use super::block::{Block, Codes, Minimum, SUB_BLOCK, SUBS};
-use super::float::{Float, scale_row};
-use super::matrix::Matrix;
-use super::simd::{Aligned, Narrow, Pairs, Row, Simd, bits, halves_mut, square_bits_mut};
-use crate::base::limits::{LANES, PANEL_ROWS, SEGMENT, SMALL_BLOCK, SUPER_BLOCK};
+use std::ops::Range;
 
-pub(super) use codes::RowCodes;
+use super::activations::{Quantised, Tokens};
+use super::columns::Columns;
+use super::panels::Panels;
+use super::simd::{Row, Simd};
+use crate::base::limits::{LANES, PANEL_ROWS, SEGMENT};
+use dots::{Act, Direct, Source, Unpacked};
 
-/// Blocks in a segment, at most.
-const BLOCKS: usize = SEGMENT / SMALL_BLOCK;
-/// Pairs of columns in a segment.
-const SEGMENT_PAIRS: usize = SEGMENT / 2;
-/// Pairs of minima in a super-block.
-const SUB_PAIRS: usize = SUBS / 2;
+pub(super) use floats::floats;
+pub(super) use lanes::LaneCodes;
+pub(super) use tile::Tile;
 
-/// 16 rows × 512 columns of a quantised matrix, turned: 16 KiB of codes and their scales.
-struct Tile {
-    codes: [Pairs; SEGMENT_PAIRS],
-    minima: [[Pairs; LANES]; SEGMENT / SUPER_BLOCK],
-    d: [Row; BLOCKS],
-    min: [Row; BLOCKS],
-}
-
-/// Rows as they are unpacked, before they are turned.
-struct Rows {
-    codes: [[i32; SEGMENT_PAIRS]; PANEL_ROWS],
-    minima: [[Pairs; PANEL_ROWS]; SEGMENT / SUPER_BLOCK],
-}
+/// Tokens from which unpacking a segment into a tile is earned back: measured, with 32 registers
+/// and with 16.
+const MANY: [usize; 2] = [16, 8];
+// A group is filled.
+const _: () = assert!(MANY[0] >= 4 && MANY[1] >= 4);
+/// Bytes of a cache line.
+const LINE: usize = 64;
 
 #[inline(always)]
-pub(super) fn quantised<S: Simd + Narrow, F: RowCodes>(
+pub(super) fn quantised<S: Simd, F: LaneCodes>(
     s: S,
-    matrix: &Matrix,
+    w: &Panels,
     x: &Quantised,
     tokens: Tokens,
-    out: &mut [f32],
+    out: &mut Columns,
 ) {
-    // Measured with prompts of 33 tokens on 64 experts, 8 at work: by tiles alone they took 1.3 to
-    // 1.5 times as long, and the third token still gained 3 to 11 in a hundred.
-    match tokens.len() {
-        1 => rows::quantised::<S, F, 1>(s, matrix, x, [tokens.at(0)], out),
-        2 => rows::quantised::<S, F, 2>(s, matrix, x, [tokens.at(0), tokens.at(1)], out),
-        3 => {
-            let ids = [tokens.at(0), tokens.at(1), tokens.at(2)];
-            rows::quantised::<S, F, 3>(s, matrix, x, ids, out)
-        }
-        _ => by_tiles::<S, F>(s, matrix, x, tokens, out),
+    if tokens.len() < MANY[if S::WIDE { 0 } else { 1 }] {
+        direct::<S, F>(s, w, x, tokens, out);
+    } else {
+        tiled::<S, F>(s, w, x, tokens, out);
     }
 }
 
+/// Few tokens: codes are unpacked in registers, again for each group of tokens.
 #[inline(always)]
-fn by_tiles<S: Simd, F: Codes>(
+fn direct<S: Simd, F: LaneCodes>(
     s: S,
-    matrix: &Matrix,
+    w: &Panels,
     x: &Quantised,
     tokens: Tokens,
-    out: &mut [f32],
+    out: &mut Columns,
 ) {
-    let mut tile = Aligned(Tile {
-        codes: [[0; LANES]; SEGMENT_PAIRS],
-        minima: [[[0; LANES]; LANES]; SEGMENT / SUPER_BLOCK],
-        d: [[0.0; LANES]; BLOCKS],
-        min: [[0.0; LANES]; BLOCKS],
-    });
-    let mut rows = Aligned(Rows {
-        codes: [[0; SEGMENT_PAIRS]; PANEL_ROWS],
-        minima: [[[0; LANES]; PANEL_ROWS]; SEGMENT / SUPER_BLOCK],
-    });
-    let tile = &mut tile.0;
-    for row0 in (0..matrix.rows()).step_by(PANEL_ROWS) {
-        let count = PANEL_ROWS.min(matrix.rows() - row0);
-        for k0 in (0..matrix.cols()).step_by(SEGMENT) {
-            let blocks = SEGMENT.min(matrix.cols() - k0) / F::LEN;
-            fill::<S, F>(s, matrix, row0, count, k0, blocks, &mut rows.0, tile);
-            // With 32 registers two integer chains to a token hide the dot product's latency.
+    for p in 0..w.count() {
+        for k0 in (0..w.cols()).step_by(SEGMENT) {
+            let segment = w.segment(p, k0);
+            // A segment's fields are several streams, among which a processor's own prefetching
+            // loses its way: it gets 7 to 10 GB/s on a Zen 4 core, where a load for each line, in
+            // order, gets a plain read's 28. (Prefetch instructions, or loads further ahead, do
+            // not: the misses that a core can wait for are too few.)
+            segment.bytes.iter().step_by(LINE).for_each(|byte| s.touch(byte));
+            let from = [Direct::<F>::new(segment)];
+            let at = At { panel: p, k0, blocks: segment.blocks };
             let mut i = 0;
-            while i + 4 <= tokens.len() {
-                let ids = [tokens.at(i), tokens.at(i + 1), tokens.at(i + 2), tokens.at(i + 3)];
-                let acc = if S::WIDE {
-                    segment::<S, F, 4, 2>(s, tile, blocks, x, matrix.cols(), k0, ids)
-                } else {
-                    segment::<S, F, 4, 1>(s, tile, blocks, x, matrix.cols(), k0, ids)
-                };
-                for (t, acc) in acc.into_iter().enumerate() {
-                    let out = &mut out[(i + t) * matrix.rows() + row0..][..count];
-                    add_lanes(s, acc, k0 == 0, out);
-                }
-                i += 4;
+            if S::WIDE {
+                i = groups::<S, F, _, 1, 4>(s, from, w, x, tokens, i, at, out);
             }
-            while i < tokens.len() {
-                let ids = [tokens.at(i)];
-                let [acc] = segment::<S, F, 1, 4>(s, tile, blocks, x, matrix.cols(), k0, ids);
-                add_lanes(s, acc, k0 == 0, &mut out[i * matrix.rows() + row0..][..count]);
-                i += 1;
+            i = groups::<S, F, _, 1, 2>(s, from, w, x, tokens, i, at, out);
+            groups::<S, F, _, 1, 1>(s, from, w, x, tokens, i, at, out);
+        }
+    }
+}
+
+/// Many tokens: codes are unpacked once for all of them.
+#[inline(always)]
+fn tiled<S: Simd, F: LaneCodes>(
+    s: S,
+    w: &Panels,
+    x: &Quantised,
+    tokens: Tokens,
+    out: &mut Columns,
+) {
+    let mut tiles = [const { Tile::new() }; 2];
+    for p0 in (0..w.count()).step_by(2) {
+        for k0 in (0..w.cols()).step_by(SEGMENT) {
+            let count = (w.count() - p0).min(2);
+            for (p, tile) in tiles[..count].iter_mut().enumerate() {
+                tile.fill::<S, F>(s, w.segment(p0 + p, k0));
+            }
+            let blocks = SEGMENT.min(w.cols() - k0) / F::LEN;
+            let at = At { panel: p0, k0, blocks };
+            if S::WIDE && count == 2 {
+                let from = [Unpacked::<F>::new(&tiles[0]), Unpacked::<F>::new(&tiles[1])];
+                all::<S, F, _, 2, 4>(s, from, w, x, tokens, at, out);
+                continue;
+            }
+            for (p, tile) in tiles[..count].iter().enumerate() {
+                let at = At { panel: p0 + p, ..at };
+                let from = [Unpacked::<F>::new(tile)];
+                all::<S, F, _, 1, 4>(s, from, w, x, tokens, at, out);
             }
         }
     }
 }
 
-/// Unpacks `blocks` blocks of `count` rows, from column `k0`, and turns them.
-///
-/// All rows are unpacked before any is turned: a load that spans stores still under way waits.
+/// Where in the matrix some sources of codes come from.
+#[derive(Clone, Copy)]
+struct At {
+    /// The first source's panel.
+    panel: usize,
+    /// The first column.
+    k0: usize,
+    blocks: usize,
+}
+
+/// Tokens `i..` in groups of `T`, as long as there are enough; returns the first that is left.
 #[inline(always)]
 #[allow(clippy::too_many_arguments)]
-fn fill<S: Simd, F: Codes>(
+fn groups<S: Simd, F: LaneCodes, W: Source<S>, const P: usize, const T: usize>(
     s: S,
-    matrix: &Matrix,
-    row0: usize,
-    count: usize,
-    k0: usize,
-    blocks: usize,
-    rows: &mut Rows,
-    tile: &mut Tile,
-) {
-    let mut unpacked = Block::new();
-    for r in 0..count {
-        let bytes = &matrix.row(row0 + r)[k0 / F::LEN * F::BYTES..][..blocks * F::BYTES];
-        let codes = halves_mut(&mut rows.codes[r]);
-        for b in 0..blocks {
-            F::unpack(s, &bytes[b * F::BYTES..], &mut unpacked);
-            tile.d[b][r] = unpacked.d;
-            let (codes, _) = codes[b * F::LEN..(b + 1) * F::LEN].as_chunks_mut::<SUB_BLOCK>();
-            let (from, _) = unpacked.codes.as_chunks::<SUB_BLOCK>();
-            for sub in 0..F::LEN / SUB_BLOCK {
-                let k = if F::LEN == SUPER_BLOCK { unpacked.k[sub] } else { 1 };
-                s.scale_codes(&from[sub], k, &mut codes[sub]);
-            }
-            if F::MINIMUM != Minimum::None {
-                tile.min[b][r] = unpacked.min;
-            }
-            if F::MINIMUM == Minimum::Integer {
-                let minima = halves_mut(&mut rows.minima[b][r]);
-                for (to, from) in minima.iter_mut().zip(unpacked.m) {
-                    *to = from as i16;
-                }
-            }
-        }
-    }
-    let (squares, _) = tile.codes.as_chunks_mut::<LANES>();
-    for (i, square) in squares[..blocks * F::LEN / 2 / LANES].iter_mut().enumerate() {
-        s.transpose(&rows.codes.as_flattened()[i * LANES..], SEGMENT_PAIRS, square);
-    }
-    if F::MINIMUM == Minimum::Integer {
-        for b in 0..blocks {
-            s.transpose(rows.minima[b].as_flattened(), LANES, &mut tile.minima[b]);
-        }
-    }
-}
-
-/// One segment's chain for `T` tokens, each integer sum in `P` parts.
-#[inline(always)]
-fn segment<S: Simd, F: Codes, const T: usize, const P: usize>(
-    s: S,
-    tile: &Tile,
-    blocks: usize,
+    from: [W; P],
+    w: &Panels,
     x: &Quantised,
-    cols: usize,
-    k0: usize,
-    ids: [usize; T],
-) -> [S::F; T] {
-    let mut codes: [&[i32]; T] = [&[]; T];
-    let mut sums: [&[i32]; T] = [&[]; T];
-    let mut scales: [&[f32]; T] = [&[]; T];
-    for t in 0..T {
-        codes[t] = &x.codes[(ids[t] * cols + k0) / 2..][..blocks * F::LEN / 2];
-        sums[t] = &x.sums[(ids[t] * cols + k0) / SMALL_BLOCK..][..blocks * F::LEN / SMALL_BLOCK];
-        scales[t] = &x.scales[(ids[t] * cols + k0) / F::LEN..][..blocks];
+    tokens: Tokens,
+    mut i: usize,
+    at: At,
+    out: &mut Columns,
+) -> usize {
+    while i + T <= tokens.len() {
+        group::<S, F, W, P, T>(s, from, w, x, tokens, i..i + T, at, out);
+        i += T;
     }
-    let mut acc = [s.splat(0.0); T];
-    for b in 0..blocks {
-        let w = &tile.codes[b * F::LEN / 2..][..F::LEN / 2];
-        let mut q: [&[i32]; T] = [&[]; T];
-        for t in 0..T {
-            q[t] = &codes[t][b * F::LEN / 2..][..F::LEN / 2];
-        }
-        let mut parts = [[s.zero(); P]; T];
-        for k in (0..F::LEN / 2).step_by(P) {
-            for p in 0..P {
-                for t in 0..T {
-                    parts[t][p] = s.dot_pairs(parts[t][p], &w[k + p], q[t][k + p]);
-                }
-            }
-        }
-        let d = s.load(&tile.d[b]);
-        for t in 0..T {
-            let mut isum = parts[t][0];
-            for part in &parts[t][1..] {
-                isum = s.add_int(isum, *part);
-            }
-            let a = s.splat(scales[t][b]);
-            acc[t] = s.fma(s.to_float(isum), s.mul(d, a), acc[t]);
-            match F::MINIMUM {
-                Minimum::None => {}
-                Minimum::Float => {
-                    let pair = sums[t][b];
-                    let sum = s.splat((pair as i16 as i32 + (pair >> 16)) as f32);
-                    acc[t] = s.fma(sum, s.mul(s.load(&tile.min[b]), a), acc[t]);
-                }
-                Minimum::Integer => {
-                    let sums = &sums[t][b * SUB_PAIRS..][..SUB_PAIRS];
-                    let mut msum = s.zero();
-                    for i in 0..SUB_PAIRS {
-                        msum = s.dot_pairs(msum, &tile.minima[b][i], sums[i]);
-                    }
-                    let scale = s.mul(s.load(&tile.min[b]), a);
-                    let minus = s.mul(scale, s.splat(-1.0));
-                    acc[t] = s.fma(s.to_float(msum), minus, acc[t]);
-                }
-            }
-        }
-    }
-    acc
+    i
 }
 
-/// Stores a panel's lanes, or adds them to what earlier segments left.
+/// All tokens, of which there are `T` or more. The last group takes up some of the one before once
+/// more, which is cheaper than smaller groups.
 #[inline(always)]
-fn add_lanes<S: Simd>(s: S, acc: S::F, store: bool, out: &mut [f32]) {
-    if let Ok(out) = <&mut Row>::try_from(&mut *out) {
+fn all<S: Simd, F: LaneCodes, W: Source<S>, const P: usize, const T: usize>(
+    s: S,
+    from: [W; P],
+    w: &Panels,
+    x: &Quantised,
+    tokens: Tokens,
+    at: At,
+    out: &mut Columns,
+) {
+    for i in (0..tokens.len()).step_by(T) {
+        let end = tokens.len().min(i + T);
+        group::<S, F, W, P, T>(s, from, w, x, tokens, i..end, at, out);
+    }
+}
+
+/// The last tokens of `range`, where it has fewer than `T` computed with those before it.
+#[inline(always)]
+#[allow(clippy::too_many_arguments)]
+fn group<S: Simd, F: LaneCodes, W: Source<S>, const P: usize, const T: usize>(
+    s: S,
+    from: [W; P],
+    w: &Panels,
+    x: &Quantised,
+    tokens: Tokens,
+    range: Range<usize>,
+    at: At,
+    out: &mut Columns,
+) {
+    let first = range.end - T;
+    let mut acts = [const { Act::EMPTY }; T];
+    for (t, act) in acts.iter_mut().enumerate() {
+        act.set::<S, F>(s, x, w.cols(), tokens.at(first + t), at.k0, at.blocks);
+    }
+    let acc = dots::segment::<S, F, W, P, T>(s, from, at.blocks, &acts);
+    for t in range.start - first..T {
+        let row = out.row(first + t);
+        for p in 0..P {
+            add_panel(s, acc[p][t], at.k0 == 0, row, at.panel + p);
+        }
+    }
+}
+
+/// Stores a panel's lanes to a row of the result, or adds them to what earlier segments left.
+#[inline(always)]
+pub(super) fn add_panel<S: Simd>(s: S, acc: S::F, store: bool, row: &mut [f32], panel: usize) {
+    let out = &mut row[panel * PANEL_ROWS..];
+    if let Some(out) = out.first_chunk_mut::<LANES>() {
         let sum = if store { acc } else { s.add(s.load(out), acc) };
         s.store(sum, out);
         return;
     }
-    let mut row = [0.0; LANES];
-    s.store(acc, &mut row);
-    for (out, acc) in out.iter_mut().zip(row) {
+    let mut lanes: Row = [0.0; LANES];
+    s.store(acc, &mut lanes);
+    for (out, acc) in out.iter_mut().zip(lanes) {
         *out = if store { acc } else { *out + acc };
-    }
-}
-
-/// Panels of a float matrix that are computed side by side: one token's chains are so many, and
-/// a chain that waits for its own last addition leaves the others to run.
-const GROUP: usize = 4;
-/// Columns of a float tile: with four panels of f32 it takes 32 KiB.
-const STEP: usize = 128;
-/// Tokens whose segment sums are kept at once. A matrix is widened again for each such run.
-const RUN: usize = 64;
-
-type FloatTile = [[Row; STEP]; GROUP];
-
-#[inline(always)]
-pub(super) fn floats<S: Simd, F: Float>(
-    s: S,
-    matrix: &Matrix,
-    x: &Activations,
-    tokens: Tokens,
-    out: &mut [f32],
-) {
-    let (rows, cols) = (matrix.rows(), matrix.cols());
-    let mut tile: Aligned<FloatTile> = Aligned([[[0.0; LANES]; STEP]; GROUP]);
-    let mut sums = Aligned([[[0.0; LANES]; GROUP]; RUN]);
-    let mut widened = Aligned([[0.0; STEP]; PANEL_ROWS]);
-    let (tile, sums) = (&mut tile.0, &mut sums.0);
-    for row0 in (0..rows).step_by(GROUP * PANEL_ROWS) {
-        let count = (GROUP * PANEL_ROWS).min(rows - row0);
-        let panels = count.div_ceil(PANEL_ROWS);
-        for first in (0..tokens.len()).step_by(RUN) {
-            let run = RUN.min(tokens.len() - first);
-            for segment in (0..cols).step_by(SEGMENT) {
-                let end = cols.min(segment + SEGMENT);
-                sums[..run].fill([[0.0; LANES]; GROUP]);
-                for k0 in (segment..end).step_by(STEP) {
-                    let len = STEP.min(end - k0);
-                    for p in 0..panels {
-                        let count = PANEL_ROWS.min(count - p * PANEL_ROWS);
-                        let row0 = row0 + p * PANEL_ROWS;
-                        let (rows, tile) = (&mut widened.0, &mut tile[p]);
-                        widen::<S, F>(s, matrix, row0, count, k0, len, rows, tile);
-                    }
-                    let at = |i: usize| &x.token(tokens.at(first + i))[k0..k0 + len];
-                    let mut i = 0;
-                    while i + 4 <= run {
-                        let x = [at(i), at(i + 1), at(i + 2), at(i + 3)];
-                        let mut p = 0;
-                        while S::WIDE && p + 2 <= panels {
-                            chains::<S, 2, 4>(s, &tile[p..], len, x, &mut sums[i..], p);
-                            p += 2;
-                        }
-                        while p < panels {
-                            chains::<S, 1, 4>(s, &tile[p..], len, x, &mut sums[i..], p);
-                            p += 1;
-                        }
-                        i += 4;
-                    }
-                    while i < run {
-                        if panels == GROUP {
-                            chains::<S, GROUP, 1>(s, tile, len, [at(i)], &mut sums[i..], 0);
-                        } else {
-                            for p in 0..panels {
-                                chains::<S, 1, 1>(s, &tile[p..], len, [at(i)], &mut sums[i..], p);
-                            }
-                        }
-                        i += 1;
-                    }
-                }
-                for (i, sums) in sums[..run].iter().enumerate() {
-                    let out = &mut out[(first + i) * rows + row0..][..count];
-                    for (out, sum) in out.chunks_mut(PANEL_ROWS).zip(sums) {
-                        add_lanes(s, s.load(sum), segment == 0, out);
-                    }
-                }
-            }
-        }
-    }
-}
-
-/// Widens, in `rows`, columns `k0..k0 + len` of a panel and turns them.
-#[inline(always)]
-#[allow(clippy::too_many_arguments)]
-fn widen<S: Simd, F: Float>(
-    s: S,
-    matrix: &Matrix,
-    row0: usize,
-    count: usize,
-    k0: usize,
-    len: usize,
-    rows: &mut [[f32; STEP]; PANEL_ROWS],
-    tile: &mut [Row; STEP],
-) {
-    for (r, row) in rows[..count].iter_mut().enumerate() {
-        let bytes = &matrix.row(row0 + r)[k0 * F::BYTES..][..len * F::BYTES];
-        F::widen(s, bytes, &mut row[..len]);
-        if let Some(scales) = matrix.scales() {
-            scale_row(&scales, matrix.cols(), row0 + r, k0, &mut row[..len]);
-        }
-    }
-    let (squares, _) = tile.as_chunks_mut::<LANES>();
-    for (i, square) in squares[..len.div_ceil(LANES)].iter_mut().enumerate() {
-        s.transpose(bits(&rows.as_flattened()[i * LANES..]), STEP, square_bits_mut(square));
-    }
-}
-
-/// Carries the chains of `P` panels and `T` tokens on by `len` columns.
-#[inline(always)]
-fn chains<S: Simd, const P: usize, const T: usize>(
-    s: S,
-    tile: &[[Row; STEP]],
-    len: usize,
-    x: [&[f32]; T],
-    sums: &mut [[Row; GROUP]],
-    panel: usize,
-) {
-    let mut acc = [[s.splat(0.0); P]; T];
-    let mut w: [&[Row]; P] = [&[]; P];
-    for p in 0..P {
-        w[p] = &tile[p][..len];
-        for t in 0..T {
-            acc[t][p] = s.load(&sums[t][panel + p]);
-        }
-    }
-    let x = x.map(|x| &x[..len]);
-    for k in 0..len {
-        for p in 0..P {
-            let w = s.load(&w[p][k]);
-            for t in 0..T {
-                acc[t][p] = s.fma(w, s.splat(x[t][k]), acc[t][p]);
-            }
-        }
-    }
-    for t in 0..T {
-        for p in 0..P {
-            s.store(acc[t][p], &mut sums[t][panel + p]);
-        }
     }
 }

@@ -76,15 +76,9 @@ impl<'a> Matrix<'a> {
         if self.format != Format::F8E4M3 {
             return Err(MatrixError::ScalesOfFormat { format: self.format });
         }
-        let (rows, cols, values) = (self.rows, self.cols, scales.values.len());
-        let wrong = MatrixError::Scales { rows, cols, values };
-        if scales.block_rows == 0 || scales.block_cols == 0 {
-            return Err(wrong);
-        }
-        let down = rows.div_ceil(scales.block_rows);
-        let across = cols.div_ceil(scales.block_cols);
-        if down.checked_mul(across) != Some(values) {
-            return Err(wrong);
+        if !scales.cover(self.rows, self.cols) {
+            let (rows, cols, values) = (self.rows, self.cols, scales.values.len());
+            return Err(MatrixError::Scales { rows, cols, values });
         }
         self.scales = Some(scales);
         Ok(self)
@@ -115,6 +109,15 @@ impl<'a> Matrix<'a> {
 }
 
 impl BlockScales<'_> {
+    /// Whether there are just as many as a matrix of this shape needs.
+    pub(super) fn cover(&self, rows: usize, cols: usize) -> bool {
+        if self.block_rows == 0 || self.block_cols == 0 {
+            return false;
+        }
+        let (down, across) = (rows.div_ceil(self.block_rows), cols.div_ceil(self.block_cols));
+        down.checked_mul(across) == Some(self.values.len())
+    }
+
     /// The scale of the weight in row `r`, column `k` of a matrix `cols` wide.
     #[inline(always)]
     pub(super) fn at(&self, cols: usize, r: usize, k: usize) -> f32 {

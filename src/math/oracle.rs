@@ -13,13 +13,13 @@ pub(super) use attention::attend;
 
 use super::activations::{Activations, Tokens};
 use super::block::{Block, Codes, Minimum, SUB_BLOCK, with_codes};
+use super::columns::Columns;
 use super::elementwise::{
     EXP_HIGHEST, EXP_LOWEST, EXP_POLYNOMIAL, GELU_CUBIC, GELU_SCALE, LN2_HIGH, LN2_LOW, LOG2_E,
 };
 use super::float::{self, Float};
 use super::format::Format;
-use super::matrix::Matrix;
-use super::simd::Plain;
+use super::panels::Panels;
 use crate::base::limits::{LANES, SEGMENT};
 
 fn max(a: f32, b: f32) -> f32 {
@@ -137,6 +137,11 @@ pub(super) fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
     }
 }
 
+pub(super) fn rms_norm_in_place(x: &mut [f32], weight: &[f32], eps: f32) {
+    let before = x.to_vec();
+    rms_norm(&before, weight, eps, x);
+}
+
 pub(super) fn softmax(x: &mut [f32]) {
     let mut lanes = [f32::NEG_INFINITY; LANES];
     for (i, x) in x.iter().enumerate() {
@@ -177,7 +182,7 @@ fn rotate(x: &mut [f32], i: usize, j: usize, cos: f32, sin: f32) {
 pub(super) fn quantise(
     x: &[f32],
     block: usize,
-    codes: &mut [i32],
+    codes: &mut [i8],
     sums: &mut [i32],
     scales: &mut [f32],
 ) {
@@ -201,7 +206,7 @@ pub(super) fn quantise(
             // Out of range only where 127 / amax is infinite; 0 · infinity is taken as 0.
             let q = q.clamp(-127.0, 127.0) as i32;
             let at = b * block + i;
-            put_half(&mut codes[at / 2], at % 2, q);
+            codes[at] = q as i8;
             let sum = get_half(sums[at / 32], at / 16 % 2) + q;
             put_half(&mut sums[at / 32], at / 16 % 2, sum);
         }
@@ -216,18 +221,18 @@ fn get_half(word: i32, half: usize) -> i32 {
     if half == 0 { word as i16 as i32 } else { word >> 16 }
 }
 
-pub(super) fn linear(matrix: &Matrix, x: &Activations, tokens: Tokens, out: &mut [f32]) {
+pub(super) fn linear(w: &Panels, x: &Activations, tokens: Tokens, out: &mut Columns) {
     for i in 0..tokens.len() {
         let token = tokens.at(i);
-        for r in 0..matrix.rows() {
-            out[i * matrix.rows() + r] = with_codes!(
-                matrix.format(),
-                F => quantised::<F>(matrix, x, token, r),
-                match matrix.format() {
-                    Format::F16 => floats::<float::F16>(matrix, x, token, r),
-                    Format::BF16 => floats::<float::BF16>(matrix, x, token, r),
-                    Format::F8E4M3 => floats::<float::F8E4M3>(matrix, x, token, r),
-                    _ => floats::<float::F32>(matrix, x, token, r),
+        for r in 0..w.rows() {
+            out.row(i)[r] = with_codes!(
+                w.format(),
+                F => quantised::<F>(w, x, token, r),
+                match w.format() {
+                    Format::F16 => floats::<float::F16>(w, x, token, r),
+                    Format::BF16 => floats::<float::BF16>(w, x, token, r),
+                    Format::F8E4M3 => floats::<float::F8E4M3>(w, x, token, r),
+                    _ => floats::<float::F32>(w, x, token, r),
                 }
             );
         }
@@ -242,15 +247,15 @@ fn add_segment(total: Option<f32>, segment: f32) -> Option<f32> {
     })
 }
 
-fn floats<F: Float>(matrix: &Matrix, x: &Activations, token: usize, r: usize) -> f32 {
-    let (x, row) = (x.token(token), matrix.row(r));
+fn floats<F: Float>(panels: &Panels, x: &Activations, token: usize, r: usize) -> f32 {
+    let x = x.token(token);
     let mut total = None;
-    for k0 in (0..matrix.cols()).step_by(SEGMENT) {
+    for k0 in (0..panels.cols()).step_by(SEGMENT) {
         let mut acc = 0.0f32;
-        for k in k0..matrix.cols().min(k0 + SEGMENT) {
-            let mut w = F::one(&row[k * F::BYTES..][..F::BYTES]);
-            if let Some(scales) = matrix.scales() {
-                w *= scales.at(matrix.cols(), r, k);
+        for k in k0..panels.cols().min(k0 + SEGMENT) {
+            let mut w = F::one(&panels.block(r, k)[..F::BYTES]);
+            if panels.has_scales() {
+                w *= panels.scale(r, k);
             }
             acc = w.mul_add(x[k], acc);
         }
@@ -259,21 +264,21 @@ fn floats<F: Float>(matrix: &Matrix, x: &Activations, token: usize, r: usize) ->
     total.unwrap_or(0.0)
 }
 
-fn quantised<F: Codes>(matrix: &Matrix, x: &Activations, token: usize, r: usize) -> f32 {
-    let (x, cols, row) = (x.quantised(F::FORMAT), matrix.cols(), matrix.row(r));
+fn quantised<F: Codes>(panels: &Panels, x: &Activations, token: usize, r: usize) -> f32 {
+    let (x, cols) = (x.quantised(F::FORMAT), panels.cols());
     let mut total = None;
     let mut block = Block::new();
     for k0 in (0..cols).step_by(SEGMENT) {
         let mut acc = 0.0f32;
         for k in (k0..cols.min(k0 + SEGMENT)).step_by(F::LEN) {
-            F::unpack(Plain, &row[k / F::LEN * F::BYTES..], &mut block);
+            F::unpack(&panels.block(r, k / F::LEN)[..F::BYTES], &mut block);
             let a = x.scales[(token * cols + k) / F::LEN];
             let (mut isum, mut msum, mut s) = (0i32, 0i32, 0i32);
             for sub in 0..F::LEN / SUB_BLOCK {
                 let (mut dot, mut sum) = (0, 0);
                 for j in sub * SUB_BLOCK..(sub + 1) * SUB_BLOCK {
                     let at = token * cols + k + j;
-                    let q = get_half(x.codes[at / 2], at % 2);
+                    let q = x.codes[at] as i32;
                     dot += block.codes[j] as i32 * q;
                     sum += q;
                 }

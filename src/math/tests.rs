@@ -126,43 +126,70 @@ pub(super) fn same_bits(got: &[f32], want: &[f32], what: &str) {
 fn the_small_parts_do_what_they_say() {
     #[cfg(target_arch = "x86_64")]
     {
-        use super::simd::{Decode, Simd};
+        use super::simd::Simd;
+        fn ints<S: Simd>(s: S, v: S::I) -> [i32; 16] {
+            let mut out = [0; 16];
+            s.store_int(v, &mut out);
+            out
+        }
         fn check<S: Simd>(s: S) {
-            let stride = 19;
-            let src: Vec<i32> = (0..15 * stride as i32 + 16).collect();
-            let mut out = [[0; 16]; 16];
-            s.transpose(&src, stride, &mut out);
-            for (c, column) in out.iter().enumerate() {
-                for (r, word) in column.iter().enumerate() {
-                    assert_eq!(*word, src[r * stride + c], "row {r}, column {c}");
+            let mut rng = Rng(31);
+            let mut bytes = || -> [u8; 64] { std::array::from_fn(|_| rng.next() as u8) };
+            for _ in 0..200 {
+                let (u, q) = (bytes(), bytes().first_chunk::<4>().unwrap().map(|q| q.max(129)));
+                let dot = |u: &[u8]| -> i32 {
+                    u.iter().zip(q).map(|(u, q)| *u as i32 * (q as i8) as i32).sum()
+                };
+                let word = i32::from_ne_bytes(q);
+                let any = s.dot_bytes::<true>(s.splat_int(7), s.load_bytes(&u), word);
+                assert_eq!(ints(s, any), std::array::from_fn(|l| 7 + dot(&u[4 * l..][..4])));
+                let u = u.map(|u| u % 129);
+                let few = s.dot_bytes::<false>(s.splat_int(7), s.load_bytes(&u), word);
+                assert_eq!(ints(s, few), std::array::from_fn(|l| 7 + dot(&u[4 * l..][..4])));
+
+                let v = ints(s, s.load_bytes(&u));
+                let half = |v: i32, i: i32| (v >> (16 * i)) as i16 as i32;
+                let pairs = s.dot_pairs(s.splat_int(-3), s.load_int(&v), word);
+                let pair = |v| half(v, 0) * half(word, 0) + half(v, 1) * half(word, 1);
+                assert_eq!(ints(s, pairs), v.map(|v| pair(v) - 3));
+                let paired = ints(s, s.pair_up(s.load_int(&v)));
+                for i in (0..16).step_by(2) {
+                    assert_eq!(paired[i], v[i] & 0xffff | v[i + 1] << 16);
                 }
+                for j in 0..8 {
+                    let spread = s.spread(s.load_int(&v), j);
+                    let want = v.map(|v| {
+                        let bit = |i: usize| if v >> (4 * j + i) & 1 == 1 { 255 } else { 0 };
+                        i32::from_le_bytes([bit(0), bit(1), bit(2), bit(3)])
+                    });
+                    assert_eq!(ints(s, spread), want);
+                }
+                let table: [u8; 16] = *u.first_chunk().unwrap();
+                let mut found = [0; 64];
+                s.store_bytes(s.look_up(&table, s.load_bytes(&u.map(|u| u & 15))), &mut found);
+                assert_eq!(found, u.map(|u| table[u as usize & 15]));
+
+                let few: &[u8; 16] = u.last_chunk().unwrap();
+                assert_eq!(ints(s, s.widen_i8(few)), few.map(|b| b as i8 as i32));
+                assert_eq!(ints(s, s.widen_u8(few)), few.map(|b| b as i32));
+                let more: &[u8; 32] = u.last_chunk().unwrap();
+                let (halves, _) = more.as_chunks::<2>();
+                let words = |i: usize| u16::from_le_bytes(halves[i]) as i32;
+                assert_eq!(ints(s, s.widen_u16(more)), std::array::from_fn(words));
             }
-            let mut back = [[0; 16]; 16];
-            s.transpose(out.as_flattened(), 16, &mut back);
-            for (r, row) in back.iter().enumerate() {
-                assert_eq!(row[..], src[r * stride..][..16]);
-            }
-            let table: [i8; 16] = std::array::from_fn(|i| i as i8 * 7 - 60);
-            let (mut found, mut want) = ([0; 32], [0; 32]);
-            let qs = std::array::from_fn(|i| 0x1e + 0x0f * i as u8);
-            s.nibbles(&table, &qs, &mut found);
-            super::simd::Plain.nibbles(&table, &qs, &mut want);
-            assert_eq!(found, want);
-            for bits in 0..=u16::MAX {
-                same_bits(&[s.f16(bits)], &[super::simd::Plain.f16(bits)], "f16");
+            let mut row = [0.0; 16];
+            for first in (0..=u16::MAX).step_by(16) {
+                let bits: [u16; 16] = std::array::from_fn(|i| first + i as u16);
+                let bytes = bits.map(u16::to_le_bytes);
+                s.store(s.widen_f16(bytes.as_flattened().first_chunk().unwrap()), &mut row);
+                same_bits(&row, &bits.map(super::float::f16), "f16");
             }
             for high in 0..16u8 {
                 let bytes: [u8; 16] = std::array::from_fn(|i| high * 16 + i as u8);
-                let (mut got, mut want) = ([0.0; 16], [0.0; 16]);
-                s.widen_f8(&bytes, &mut got);
+                let mut want = [0.0; 16];
+                s.store(s.widen_f8(&bytes), &mut row);
                 assert!(super::dequantise(Format::F8E4M3, &bytes, &mut want));
-                same_bits(&got, &want, "F8_E4M3");
-            }
-            let codes = std::array::from_fn(|i| (i as i8 - 8) * 16);
-            let mut scaled = [0; 16];
-            for k in [-128, -32, -1, 0, 1, 63, 127] {
-                s.scale_codes(&codes, k, &mut scaled);
-                assert_eq!(scaled, codes.map(|c| c as i16 * k as i16));
+                same_bits(&row, &want, "F8_E4M3");
             }
         }
         if let Some(s) = super::isa::Avx2::detect() {

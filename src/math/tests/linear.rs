@@ -1,14 +1,25 @@
 //! Products of matrices and activations.
 
 use super::*;
-use crate::math::{Activations, BlockScales, Matrix, dequantise};
+use crate::math::{
+    Activations, BlockScales, Columns, Forms, Matrix, Panels, Shares, dequantise, pack,
+};
 
 struct Case {
     format: Format,
     rows: usize,
     cols: usize,
     bytes: Vec<u8>,
+    /// The same in panels.
+    packed: Vec<u8>,
     scales: Option<(Vec<f32>, usize, usize)>,
+}
+
+fn packed(matrix: &Matrix) -> Vec<u8> {
+    let len = Panels::bytes(matrix.format(), matrix.rows(), matrix.cols()).unwrap();
+    let mut packed = vec![0xee; len];
+    pack(matrix, 0..matrix.rows().div_ceil(16), &mut packed);
+    packed
 }
 
 impl Case {
@@ -18,26 +29,40 @@ impl Case {
             let (r, c) = [(128, 128), (3, 7), (16, 100)][rng.below(3)];
             (rng.floats(rows.div_ceil(r) * cols.div_ceil(c)), r, c)
         });
-        Case { format, rows, cols, bytes, scales }
+        let mut case = Case { format, rows, cols, bytes, packed: Vec::new(), scales };
+        case.pack();
+        case
     }
 
-    fn matrix(&self) -> Matrix<'_> {
+    fn pack(&mut self) {
         let matrix = Matrix::new(self.format, self.rows, self.cols, &self.bytes).unwrap();
+        self.packed = packed(&matrix);
+    }
+
+    fn panels(&self) -> Panels<'_> {
+        let panels = Panels::new(self.format, self.rows, self.cols, &self.packed).unwrap();
         match &self.scales {
-            None => matrix,
+            None => panels,
             Some((values, block_rows, block_cols)) => {
                 let (block_rows, block_cols) = (*block_rows, *block_cols);
-                matrix.with_scales(BlockScales { values, block_rows, block_cols }).unwrap()
+                let scales = BlockScales { values, block_rows, block_cols };
+                panels.with_scales(scales, self.rows, 0).unwrap()
             }
         }
     }
 
-    fn product(&self, kernels: &Kernels, x: &[f32]) -> Vec<f32> {
+    fn activations(&self, kernels: &Kernels, x: &[f32]) -> Activations {
         let mut activations = Activations::new();
         activations.copy_from(self.cols, x);
         activations.prepare(kernels, self.format);
+        activations
+    }
+
+    fn product(&self, kernels: &Kernels, x: &[f32]) -> Vec<f32> {
         let mut out = vec![f32::NAN; x.len() / self.cols * self.rows];
-        kernels.linear(&self.matrix(), &activations, &mut out);
+        let activations = self.activations(kernels, x);
+        let mut columns = Columns::whole(&mut out, self.rows);
+        kernels.linear(&self.panels(), &activations, None, &mut columns);
         out
     }
 
@@ -77,14 +102,38 @@ fn cases(rng: &mut Rng) -> Vec<Case> {
 fn every_instruction_set_equals_the_oracle() {
     let mut rng = Rng(1);
     for case in cases(&mut rng) {
-        // By rows up to three, by tiles from four.
-        for tokens in [1, 2, 3, 4, 7, 17] {
-            let x = rng.wild(tokens * case.cols);
-            let want = case.product(&oracle(), &x);
+        // Up to 19, every way that tokens are grouped.
+        let x = rng.wild(19 * case.cols);
+        let want = case.product(&oracle(), &x);
+        for tokens in 1..=19 {
+            let (x, want) = (&x[..tokens * case.cols], &want[..tokens * case.rows]);
             for kernels in vectors() {
                 let (isa, format, rows, cols) = (kernels.isa(), case.format, case.rows, case.cols);
                 let what = format!("{isa}: {format} {rows} × {cols}, {tokens} tokens");
-                same_bits(&case.product(&kernels, &x), &want, &what);
+                same_bits(&case.product(&kernels, x), want, &what);
+            }
+        }
+    }
+}
+
+/// Cut as the chunks of a stage cut it: any part of the panels, any columns of the result.
+#[test]
+fn parts_of_a_matrix_are_parts_of_the_result() {
+    let mut rng = Rng(9);
+    for case in cases(&mut rng) {
+        let x = rng.wild(7 * case.cols);
+        let want = case.product(&oracle(), &x);
+        for kernels in vectors().into_iter().chain([oracle()]) {
+            let activations = case.activations(&kernels, &x);
+            for run in 1..=5 {
+                let mut out = vec![f32::NAN; want.len()];
+                let shares = Shares::by_columns(&mut out, case.rows, run * 16);
+                for i in (0..shares.parts()).rev() {
+                    let panels = case.panels();
+                    let part = panels.part(i * run..panels.count().min((i + 1) * run));
+                    kernels.linear(&part, &activations, None, &mut shares.take(i));
+                }
+                same_bits(&out, &want, case.format.name());
             }
         }
     }
@@ -109,7 +158,8 @@ fn many_tokens_equal_one_by_one_and_any_choice_of_them() {
             for n in 1..=chosen.len() {
                 let chosen = &chosen[..n];
                 let mut out = vec![0.0; n * case.rows];
-                kernels.linear_rows(&case.matrix(), &activations, chosen, &mut out);
+                let mut columns = Columns::whole(&mut out, case.rows);
+                kernels.linear(&case.panels(), &activations, Some(chosen), &mut columns);
                 for (out, token) in out.chunks(case.rows).zip(chosen) {
                     let want = &all[*token as usize * case.rows..][..case.rows];
                     same_bits(out, want, format.name());
@@ -166,7 +216,7 @@ fn activations_are_quantised_by_the_contract() {
         want.copy_from(1024, &x);
         want.prepare(&oracle(), format);
         let want = want.quantised(format);
-        let code = |i: usize| (want.codes[i / 2] >> (16 * (i % 2))) as i16 as i32;
+        let code = |i: usize| want.codes[i] as i32;
         for (b, x) in x.chunks(block).enumerate() {
             let amax = x.iter().fold(0.0f32, |m, x| m.max(x.abs()));
             assert_eq!(want.scales[b], amax / 127.0);
@@ -180,9 +230,6 @@ fn activations_are_quantised_by_the_contract() {
                     assert_eq!(q, if *x == 0.0 { 0 } else { 127 * x.signum() as i32 });
                 }
             }
-        }
-        for (i, byte) in want.bytes.iter().enumerate() {
-            assert_eq!(*byte as i32, code(i));
         }
         for (i, pair) in want.sums.iter().enumerate() {
             let sum = |half: usize| (0..16).map(|j| code(32 * i + 16 * half + j)).sum::<i32>();
@@ -222,6 +269,7 @@ fn extreme_codes_and_activations_stay_exact() {
                     case.bytes[at + i] = scales[at + i];
                 }
             }
+            case.pack();
             for period in [1, 2, 16, 512] {
                 let sign = |i: usize| if (i / period).is_multiple_of(2) { 1.0 } else { -1.0 };
                 let x: Vec<f32> = (0..2 * 512).map(sign).collect();
@@ -253,8 +301,9 @@ fn changed_values_must_be_prepared_again() {
     x.copy_from(64, &[1.0; 64]);
     x.prepare(&oracle(), Format::Q8_0);
     x.values_mut()[0] = 2.0;
-    let mut out = [0.0; 3];
-    let stale = std::panic::catch_unwind(move || oracle().linear(&case.matrix(), &x, &mut out));
+    let stale = std::panic::catch_unwind(move || {
+        oracle().linear(&case.panels(), &x, None, &mut Columns::whole(&mut [0.0; 3], 3));
+    });
     assert!(stale.is_err());
 }
 
@@ -265,15 +314,59 @@ fn a_stride_skips_what_lies_between_the_rows() {
     let tight = rows.concat();
     let mut wide = rows.iter().flat_map(|row| [&row[..], &[0xff; 6]].concat()).collect::<Vec<_>>();
     wide.truncate(wide.len() - 6);
-    let mut x = Activations::new();
-    x.copy_from(256, &rng.floats(256));
-    for kernels in vectors() {
-        x.prepare(&kernels, Format::Q6K);
-        let (mut a, mut b) = ([0.0; 5], [0.0; 5]);
-        let matrix = Matrix::new(Format::Q6K, 5, 256, &tight).unwrap();
-        kernels.linear(&matrix, &x, &mut a);
-        let matrix = Matrix::with_stride(Format::Q6K, 5, 256, 216, &wide).unwrap();
-        kernels.linear(&matrix, &x, &mut b);
-        same_bits(&a, &b, "rows with a stride");
+    let matrix = Matrix::new(Format::Q6K, 5, 256, &tight).unwrap();
+    let with_stride = Matrix::with_stride(Format::Q6K, 5, 256, 216, &wide).unwrap();
+    assert!(packed(&matrix) == packed(&with_stride));
+}
+
+/// Parts that are filled and finished by several threads are what one prepares.
+#[test]
+fn split_activations_equal_prepared_ones() {
+    let mut rng = Rng(10);
+    for kernels in vectors().into_iter().chain([oracle()]) {
+        let mut x = Activations::new();
+        for (tokens, rows) in [(7, 2), (3, 5), (1, 1), (8, 8)] {
+            let values = rng.wild(tokens * 512);
+            let forms = Forms::of(Format::Q4K) | Forms::of(Format::Q8_0);
+            x.reset(tokens, 512, forms);
+            assert_eq!(x.forms(), forms);
+            let parts = x.split(rows);
+            std::thread::scope(|scope| {
+                for i in 0..parts.parts() {
+                    let (parts, values) = (&parts, &values);
+                    scope.spawn(move || {
+                        let mut part = parts.take(i);
+                        for j in 0..part.tokens() {
+                            let from = &values[(i * rows + j) * 512..][..512];
+                            part.row_mut(j).copy_from_slice(from);
+                        }
+                        part.finish(&kernels);
+                    });
+                }
+            });
+            assert_eq!(x.values(), values);
+            for format in [Format::Q4K, Format::Q8_0] {
+                let mut want = Activations::new();
+                want.copy_from(512, &values);
+                want.prepare(&kernels, format);
+                let (want, got) = (want.quantised(format), x.quantised(format));
+                assert!(got.codes == want.codes && got.sums == want.sums);
+                same_bits(&got.scales, &want.scales, "scales");
+            }
+        }
     }
+}
+
+#[test]
+fn a_split_is_ready_when_all_parts_are_finished() {
+    let kernels = oracle();
+    let mut x = Activations::new();
+    x.reset(4, 32, Forms::of(Format::Q8_0)).fill(1.0);
+    let parts = x.split(3);
+    parts.take(1).finish(&kernels);
+    assert!(std::panic::catch_unwind(|| x.quantised(Format::Q8_0).codes.len()).is_err());
+    x.split(4).take(0).finish(&kernels);
+    assert_eq!(x.quantised(Format::Q8_0).codes, [127; 128]);
+    x.values_mut()[0] = 2.0;
+    assert!(std::panic::catch_unwind(|| x.quantised(Format::Q8_0).codes.len()).is_err());
 }

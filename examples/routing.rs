@@ -10,14 +10,16 @@ use std::error::Error;
 use std::path::Path;
 
 use penstock::base::limits::PAGE;
-use penstock::math::{Activations, IsaChoice, Kernels, top_k};
+use penstock::host::crew::Crew;
+use penstock::math::{Activations, Forms, IsaChoice, Kernels, top_k};
 use penstock::model::attention::{self, Context, Place, attention};
-use penstock::model::compute::Compute;
+use penstock::model::compute::{Compute, Product, Stage, Tally, To};
 use penstock::model::config::{Config, RopeTable};
 use penstock::model::experts::{self, ffn};
 use penstock::model::parts::Ffn;
-use penstock::model::{KvShape, Model};
+use penstock::model::{Hand, KvShape, Model};
 use penstock::weights::Source;
+use penstock::weights::home::Home;
 
 /// Tokens that go through a layer together.
 const CHUNK: usize = 64;
@@ -73,9 +75,12 @@ fn walk(model: &Model, tokens: &[u32]) -> Result<Vec<Layer>, Box<dyn Error>> {
     rope.extend_to(tokens.len());
     let pages: Vec<u32> = (0..tokens.len().div_ceil(PAGE) as u32).collect();
     let mut arena = vec![0.0; pages.len() * kv.page_floats];
-    let mut compute = Compute::new(kernels);
+    let mut crew = Crew::alone(Hand::default());
+    // Weights are packed for every use: this walk is short, and the model may be large.
+    let (home, mut tally) = (Home::new(0)?, Tally::default());
+    let mut compute = Compute { kernels, crew: &mut crew, home: &home, tally: &mut tally };
     let (mut attend, mut forward) = (attention::Scratch::default(), experts::Scratch::default());
-    let (mut x, mut out, mut scores) = (Activations::new(), Vec::new(), Vec::new());
+    let (mut x, mut scores) = (Activations::new(), Vec::new());
     let mut layers: Vec<Layer> = vec![Vec::new(); model.parts.layers.len()];
 
     for (chunk, start) in tokens.chunks(CHUNK).zip((0..).step_by(CHUNK)) {
@@ -83,48 +88,51 @@ fn walk(model: &Model, tokens: &[u32]) -> Result<Vec<Layer>, Box<dyn Error>> {
         for (token, row) in chunk.iter().zip(hidden.chunks_exact_mut(config.hidden)) {
             model.parts.embedding.read_row(*token as usize, row);
         }
-        let place = |i| Place { position: start + i, pages: &pages };
+        let place = |i| Place { position: start + i, pages: 0 };
         let places: Vec<Place> = (0..chunk.len()).map(place).collect();
         for (layer, parts) in model.parts.layers.iter().enumerate() {
-            norm(&kernels, &hidden, &parts.attention_norm, config.norm_eps, &mut x);
-            let context = Context { config, kv: &kv, rope: &rope, layer };
+            let forms = attention::forms(&parts.attention);
+            norm(&kernels, &hidden, &parts.attention_norm, config.norm_eps, forms, &mut x);
+            let (places, pages) = (&places[..], &pages[..]);
+            let context = Context { config, kv: &kv, rope: &rope, places, pages, layer };
             let (weights, arena) = (&parts.attention, &mut arena[..]);
-            attention(
-                &mut compute,
-                &context,
-                &mut attend,
-                arena,
-                &places,
-                weights,
-                &mut x,
-                &mut out,
-            );
-            kernels.add(&mut hidden, &out);
-            norm(&kernels, &hidden, &parts.ffn_norm, config.norm_eps, &mut x);
+            attention(&mut compute, &context, &mut attend, arena, weights, &x, &mut hidden);
+            let forms = experts::forms(&parts.ffn);
+            norm(&kernels, &hidden, &parts.ffn_norm, config.norm_eps, forms, &mut x);
             if let (Ffn::Experts(parts), Some(shape)) = (&parts.ffn, &config.experts) {
                 // Softmax and sigmoid keep the order. Groups and corrections would not; the
                 // shapes that this measures have neither.
-                compute.linear(&parts.router, &mut x, &mut scores);
+                let router = Product::new(&parts.router, &x, To::Buffer(&mut scores));
+                compute.products(Stage::Router, [router]);
                 for scores in scores.chunks_exact(shape.count) {
                     let mut best = Vec::new();
                     top_k(scores, shape.used, &mut best);
                     layers[layer].push(best.iter().map(|(expert, _)| *expert).collect());
                 }
             }
-            ffn(&mut compute, config, &mut forward, &parts.ffn, &mut x, &mut out);
-            kernels.add(&mut hidden, &out);
+            ffn(&mut compute, config, &mut forward, &parts.ffn, &x, &mut hidden);
         }
     }
     layers.retain(|layer| !layer.is_empty());
     Ok(layers)
 }
 
-fn norm(kernels: &Kernels, hidden: &[f32], weight: &[f32], eps: f32, x: &mut Activations) {
-    let cols = weight.len();
-    let out = x.reset(hidden.len() / cols, cols);
-    for (row, out) in hidden.chunks_exact(cols).zip(out.chunks_exact_mut(cols)) {
-        kernels.rms_norm(row, weight, eps, out);
+fn norm(
+    kernels: &Kernels,
+    hidden: &[f32],
+    weight: &[f32],
+    eps: f32,
+    forms: Forms,
+    x: &mut Activations,
+) {
+    let (rows, cols) = (hidden.len() / weight.len(), weight.len());
+    x.reset(rows, cols, forms);
+    let parts = x.split(rows);
+    let mut part = parts.take(0);
+    for (i, row) in hidden.chunks_exact(cols).enumerate() {
+        kernels.rms_norm(row, weight, eps, part.row_mut(i));
     }
+    part.finish(kernels);
 }
 
 /// The part of a token's experts that the token before it had too.

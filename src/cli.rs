@@ -4,6 +4,7 @@
 //! or 2 for a command line that makes no sense. Computes nothing a model would. Imports every
 //! floor below.
 
+mod bench;
 mod chat;
 mod inspect;
 mod logits;
@@ -22,7 +23,9 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::engine;
+use crate::host::topology::Topology;
 use crate::math::IsaChoice;
+use crate::shard::{self, Lead, Seats};
 
 /// Serves Mixture-of-Experts language models on one dedicated Linux host.
 ///
@@ -30,8 +33,8 @@ use crate::math::IsaChoice;
 /// safetensors, or the word `demo` for the small model inside this program.
 #[derive(Parser)]
 #[command(name = "penstock", version, max_term_width = 100)]
-#[command(after_help = "The same prompt, seed and model give the same bits, whatever --isa or \
-    --prefill-chunk say; `penstock logits` and `cmp` let you check.")]
+#[command(after_help = "The same prompt, seed and model give the same bits, whatever --cores, \
+    --isa or --prefill-chunk say; `penstock logits` and `cmp` let you check.")]
 struct Args {
     #[command(subcommand)]
     command: Command,
@@ -45,6 +48,7 @@ enum Command {
     Logits(logits::Args),
     Perplexity(perplexity::Args),
     Synth(synth::Args),
+    Bench(bench::Args),
 }
 
 /// What any command can fail with: one sentence for the user.
@@ -67,6 +71,7 @@ pub fn main() -> ExitCode {
         Command::Logits(args) => logits::run(args),
         Command::Perplexity(args) => perplexity::run(args),
         Command::Synth(args) => synth::run(args),
+        Command::Bench(args) => bench::run(args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -108,16 +113,16 @@ fn counted(count: usize, thing: &str) -> String {
 #[command(next_help_heading = "How to compute (the answer stays the same)")]
 #[command(allow_negative_numbers = true)]
 struct Compute {
-    /// Cores to compute on. This version computes on one.
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = one_core)]
-    cores: usize,
+    /// Cores to compute on, each with a thread of its own [default: all this process may use]
+    #[arg(long, value_name = "N", value_parser = positive)]
+    cores: Option<usize>,
 
     /// Instruction set: scalar, avx2, avx512, amx, or auto for the best this host has
     #[arg(long, default_value = "auto", value_name = "ISA")]
     isa: IsaChoice,
 
     /// Prompt tokens that are computed in one step
-    #[arg(long, value_name = "N", default_value_t = 64, value_parser = chunk)]
+    #[arg(long, value_name = "N", default_value_t = 512, value_parser = chunk)]
     prefill_chunk: usize,
 
     // Named so that it is refused with a reason until it works.
@@ -128,15 +133,6 @@ struct Compute {
 fn no_budget(_: &str) -> Result<std::convert::Infallible, String> {
     Err("a memory budget is not implemented yet; weights are mapped and the host keeps what fits"
         .into())
-}
-
-fn one_core(text: &str) -> Result<usize, String> {
-    match text.parse() {
-        Ok(1) => Ok(1),
-        Ok(0) => Err("there must be at least one core".into()),
-        Ok(_) => Err("computing on several cores is not implemented yet; leave it at 1".into()),
-        Err(_) => Err("expected a whole number".into()),
-    }
 }
 
 fn chunk(text: &str) -> Result<usize, String> {
@@ -160,7 +156,15 @@ fn positive(text: &str) -> Result<usize, String> {
 
 impl Compute {
     fn options(&self, context: Option<usize>) -> engine::Options {
-        debug_assert_eq!(self.cores, 1);
         engine::Options { isa: self.isa, prefill_chunk: self.prefill_chunk, context }
+    }
+
+    /// Seats the shards and runs `command` on the lead.
+    fn seated<F>(&self, command: impl FnOnce(Lead) -> F + 'static) -> Outcome
+    where
+        F: Future<Output = Outcome> + 'static,
+    {
+        let cores = Topology::read().seats(self.cores)?;
+        shard::run(&Seats::on(cores.iter().map(|cpu| cpu.id)), |lead, _| command(lead))?
     }
 }

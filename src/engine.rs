@@ -2,7 +2,8 @@
 //!
 //! Owns the sequences being written (`session`), the pages that hold their keys and values
 //! (`pages`) and the pass of a batch through all layers (`step`). Decides nothing about a
-//! model's shape and reads no file. Imports `model`, `weights`, `math`, `host`, `base`.
+//! model's shape, reads no file and starts no thread. Imports `shard`, `model`, `weights`, `math`,
+//! `host`, `base`.
 //!
 //! Nothing here holds a model for the length of an answer: a [`Session`] is a state, and
 //! [`Engine::step`] moves any set of sessions forward by one token or one chunk of prompt.
@@ -16,15 +17,18 @@ use std::rc::Rc;
 use crate::base::limits::PAGE;
 use crate::base::units::Bytes;
 use crate::host;
+use crate::host::arena::{Arena, ArenaError, Region};
 use crate::math::{IsaChoice, IsaError, Kernels};
 use crate::model::sampling::ParamError;
 use crate::model::{KvShape, Model};
+use crate::shard::Lead;
+use crate::weights::home::{Home, room_of};
 
 pub use session::{End, Event, Session, Settings, What};
 pub use step::Meter;
 
 use pages::{PagePool, PageTable};
-use step::{Row, Step};
+use step::{Batch, Step};
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -37,6 +41,16 @@ pub enum Error {
         Bytes(*needed), Bytes(*free)
     )]
     Context { context: usize, needed: u64, free: u64, fits: usize },
+
+    #[error(
+        "what every token needs (weights, pages, working memory) takes {} and {} of memory is free: \
+         free some, or raise the limit of the control group",
+        Bytes(*needed), Bytes(*free)
+    )]
+    Memory { needed: u64, free: u64 },
+
+    #[error(transparent)]
+    Arena(#[from] ArenaError),
 
     #[error("the prompt is empty: there is nothing to continue")]
     EmptyPrompt,
@@ -61,7 +75,7 @@ pub enum Error {
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
     pub isa: IsaChoice,
-    /// Prompt tokens of one session that enter one step, at least 1.
+    /// Prompt tokens that enter one step, of all sessions together, at least 1.
     pub prefill_chunk: usize,
     /// Positions to have room for; `None`: what the model was trained for, or as much of it as a
     /// quarter of the free memory holds.
@@ -70,38 +84,66 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Options {
-        Options { isa: IsaChoice::Auto, prefill_chunk: 64, context: None }
+        Options { isa: IsaChoice::Auto, prefill_chunk: 512, context: None }
     }
 }
 
-/// A model being run: its step, its pages.
+/// A model being run: its shards, its weights in memory, its step, its pages.
 pub struct Engine {
     model: Rc<Model>,
     options: Options,
     context: usize,
+    lead: Lead,
+    home: Home,
     step: Step,
+    batch: Batch,
     /// `[pages][floats of a page]`; untouched pages cost no memory.
-    arena: Vec<f32>,
+    arena: Region,
     pool: PagePool,
     sessions_opened: u64,
 }
 
 impl Engine {
+    /// An engine on this thread alone. Its futures never wait: see [`crate::shard::now`].
     pub fn new(model: Rc<Model>, options: Options) -> Result<Engine, Error> {
+        Engine::seated(model, options, Lead::alone())
+    }
+
+    /// An engine on the shards that `lead` leads.
+    pub fn seated(model: Rc<Model>, options: Options, lead: Lead) -> Result<Engine, Error> {
         let kernels = Kernels::new(options.isa)?;
         let kv = KvShape::new(&model.config);
         let context = plan_context(&model, &kv, options.context)?;
         let pages = context.div_ceil(PAGE);
+        let kv_bytes = (pages * kv.page_floats * size_of::<f32>()) as u64;
         let options = Options { prefill_chunk: options.prefill_chunk.max(1), ..options };
         Ok(Engine {
             context,
+            lead,
+            home: plan_home(&model, kv_bytes)?,
             step: Step::new(&model.config, kernels, kv.clone()),
-            arena: vec![0.0; pages * kv.page_floats],
+            batch: Batch::default(),
+            arena: plan_pages(kv_bytes)?,
             pool: PagePool::new(pages as u32),
             sessions_opened: 0,
             options,
             model,
         })
+    }
+
+    /// Brings all weights into memory, which otherwise happens when tokens first need them.
+    pub async fn settle(&mut self) {
+        self.step.settle(&self.model, &self.home, &mut self.lead).await;
+    }
+
+    /// Where the weights are.
+    pub fn weights_arena(&self) -> &Arena {
+        self.home.arena()
+    }
+
+    /// Shards that compute.
+    pub fn shards(&self) -> usize {
+        self.lead.shards()
     }
 
     pub fn model(&self) -> &Model {
@@ -116,6 +158,11 @@ impl Engine {
     /// Pages that no session holds.
     pub fn free_pages(&self) -> usize {
         self.pool.free()
+    }
+
+    /// Bytes of all pages.
+    pub fn page_bytes(&self) -> u64 {
+        self.arena.len() as u64
     }
 
     /// What the steps so far have done.
@@ -165,49 +212,53 @@ impl Engine {
     }
 
     /// Moves every running session forward: by a chunk while its prompt is not computed, then
-    /// token by token. Paused and ended sessions are left alone. What goes wrong with one ends
-    /// that one. One that finds no free pages waits for others to end; if all wait, the youngest
-    /// ends.
-    pub fn step(&mut self, sessions: &mut [&mut Session]) -> Vec<Event> {
+    /// token by token. Prompts share the chunk in the order of the sessions; a session that finds
+    /// nothing left of it waits. Paused and ended sessions are left alone. What goes wrong with one
+    /// ends that one. One that finds no free pages waits for others to end; if all wait, the
+    /// youngest ends.
+    pub async fn step(&mut self, sessions: &mut [&mut Session]) -> Vec<Event> {
         let mut events = Vec::new();
-        let mut rows: Vec<Row> = Vec::new();
-        let mut turns = Vec::new();
-        let mut waiting = Vec::new();
-        for (i, session) in sessions.iter_mut().enumerate() {
-            let Some(turn) = session.take_turn(self.options.prefill_chunk) else { continue };
+        let mut chunk = self.options.prefill_chunk;
+        let mut youngest: Option<usize> = None;
+        self.batch.clear();
+        for i in 0..sessions.len() {
+            let session = &mut sessions[i];
+            session.turn = session.take_turn(chunk);
+            let Some(turn) = session.turn.clone() else { continue };
             if turn.end > self.context {
+                session.turn = None;
                 events.push(session.end(End::ContextFull));
-            } else if session.reserve(turn.end) {
-                turns.push((i, turn));
-            } else {
-                waiting.push(i);
+                continue;
+            }
+            if !session.reserve(turn.end) {
+                session.turn = None;
+                let id = session.id();
+                if youngest.is_none_or(|other| sessions[other].id() < id) {
+                    youngest = Some(i);
+                }
+                continue;
+            }
+            if turn.len() > 1 {
+                chunk -= turn.len();
+            }
+            let pages = self.batch.session(session.pages());
+            for position in turn {
+                let token = session.tokens()[position];
+                let wanted = position + 1 == session.tokens().len();
+                self.batch.push(pages, token, position, wanted);
             }
         }
-        if turns.is_empty()
-            && let Some(&youngest) = waiting.iter().max_by_key(|&&i| sessions[i].id())
-        {
-            events.push(sessions[youngest].end(End::NoPages));
-        }
-        for (i, turn) in &turns {
-            let session = &sessions[*i];
-            for position in turn.start..turn.end {
-                rows.push(Row {
-                    token: session.tokens()[position],
-                    position,
-                    pages: session.pages(),
-                    wanted: position + 1 == session.tokens().len(),
-                });
+        if self.batch.is_empty() {
+            if let Some(youngest) = youngest {
+                events.push(sessions[youngest].end(End::NoPages));
             }
-        }
-        if rows.is_empty() {
             return events;
         }
-        let logits = self.step.run(&self.model, &mut self.arena, &rows);
-        let vocab = self.model.config.vocab;
-        let mut next_logits = logits.chunks_exact_mut(vocab);
-        drop(rows);
-        for (i, turn) in turns {
-            let session = &mut sessions[i];
+        let Engine { step, model, home, lead, arena, batch, .. } = self;
+        let logits = step.run(model, home, lead, arena.floats_mut(), batch).await;
+        let mut next_logits = logits.chunks_exact_mut(self.model.config.vocab);
+        for session in sessions {
+            let Some(turn) = session.turn.take() else { continue };
             session.computed_to(turn.end);
             if turn.end < session.tokens().len() {
                 events.push(session.prefilled());
@@ -220,31 +271,29 @@ impl Engine {
 
     /// The logits at every position of `tokens`, handed over row by row. The pages are the
     /// engine's own and go back at the end.
-    pub fn logits<E: From<Error>>(
+    pub async fn logits<E: From<Error>>(
         &mut self,
         tokens: &[u32],
         mut each: impl FnMut(usize, &[f32]) -> Result<(), E>,
     ) -> Result<(), E> {
         self.check_tokens(tokens)?;
-        let mut pages = PageTable::new(&self.pool);
+        let mut table = PageTable::new(&self.pool);
         if tokens.len() > self.context {
             let (context, trained) = (self.context, self.model.config.context);
             return Err(Error::LongPrompt { tokens: tokens.len(), context, trained }.into());
         }
-        if !pages.reserve(tokens.len()) {
+        if !table.reserve(tokens.len()) {
             return Err(Error::NoPages { tokens: tokens.len() }.into());
         }
         for start in (0..tokens.len()).step_by(self.options.prefill_chunk) {
             let end = (start + self.options.prefill_chunk).min(tokens.len());
-            let rows: Vec<Row> = (start..end)
-                .map(|position| Row {
-                    token: tokens[position],
-                    position,
-                    pages: pages.pages(),
-                    wanted: true,
-                })
-                .collect();
-            let logits = self.step.run(&self.model, &mut self.arena, &rows);
+            self.batch.clear();
+            let pages = self.batch.session(table.pages());
+            for (position, &token) in (start..end).zip(&tokens[start..end]) {
+                self.batch.push(pages, token, position, true);
+            }
+            let Engine { step, model, home, lead, arena, batch, .. } = self;
+            let logits = step.run(model, home, lead, arena.floats_mut(), batch).await;
             for (row, position) in logits.chunks_exact(self.model.config.vocab).zip(start..) {
                 each(position, row)?;
             }
@@ -252,6 +301,37 @@ impl Engine {
         Ok(())
     }
 }
+
+/// Memory that is left for everything but weights and pages: activations, the program, the host.
+const MARGIN: u64 = 256 << 20;
+
+/// Room for the weights: all of them where they fit, else what does, of which the trunk must.
+fn plan_home(model: &Model, kv_bytes: u64) -> Result<Home, Error> {
+    let (mut trunk, mut all) = (0, 0);
+    model.parts.each_weight(|weight, routed| {
+        // One that settled for an engine before this one has its room.
+        let room = if weight.is_settled() { 0 } else { room_of(weight) };
+        all += room;
+        if !routed {
+            trunk += room;
+        }
+    });
+    let free = host::memory::available();
+    let room = free.saturating_sub(kv_bytes).saturating_sub(MARGIN);
+    if trunk as u64 > room {
+        return Err(Error::Memory { needed: trunk as u64 + kv_bytes + MARGIN, free });
+    }
+    Ok(Home::new(all.min(usize::try_from(room).unwrap_or(usize::MAX)))?)
+}
+
+fn plan_pages(bytes: u64) -> Result<Region, Error> {
+    let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+    let region = Arena::reserve(bytes)?.take(bytes, PAGE_ALIGN);
+    Ok(region.expect("an arena has the bytes it was reserved with"))
+}
+
+/// Pages begin on a cache line.
+const PAGE_ALIGN: usize = 64;
 
 /// How many positions to make room for.
 fn plan_context(model: &Model, kv: &KvShape, asked: Option<usize>) -> Result<usize, Error> {

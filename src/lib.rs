@@ -5,14 +5,15 @@
 //! ```text
 //! floor 6  main.rs, cli   commands: read options, open the model, print
 //! floor 4  engine         sessions, KV pages, the step that drives a model layer by layer
+//! floor 3  shard          a seat: one pinned thread, its reactor, its rings, its poll order
 //! floor 2  model          what a model is: config, tokenizer, chat template, layers, sampling
 //!          weights        the bytes of a model: GGUF, safetensors, tensors by name
 //! floor 1  math           panels and kernels: the scalar oracle and its vector twins
-//!          host           the machine: mapped files, memory
+//!          host           the machine: processors, memory, mapped files, threads that work together
 //! floor 0  base           limits, units
 //! ```
 //!
-//! Floors 3 (`shard`) and 5 (`serve`) are not built yet.
+//! Floor 5 (`serve`) is not built yet.
 //!
 //! Unsafe code lives in `math` and `host` alone.
 
@@ -26,6 +27,8 @@ pub mod math;
 
 pub mod model;
 pub mod weights;
+
+pub mod shard;
 
 pub mod engine;
 

@@ -25,6 +25,7 @@ pub mod template;
 mod text;
 pub mod tokenizer;
 
+pub use compute::Hand;
 pub use kv::KvShape;
 pub use template::Message;
 pub use text::Text;

@@ -15,6 +15,7 @@
 pub mod error;
 pub mod folder;
 pub mod gguf;
+pub mod home;
 pub mod matrix;
 pub mod safetensors;
 mod sniff;

@@ -8,6 +8,7 @@ use std::rc::Rc;
 use penstock::engine::{Engine, Options, Settings};
 use penstock::host::mapping::Bytes;
 use penstock::model::{Message, Model, Text};
+use penstock::shard::now;
 use penstock::weights::{Gguf, Source};
 
 fn reference(name: &str) -> std::path::PathBuf {
@@ -39,7 +40,7 @@ fn use_model(source: &Source) -> Result<(), String> {
     let settings = Settings { max_tokens: Some(3), tokenizer, ..Settings::default() };
     let mut session = engine.open(prompt, settings).map_err(|e| sentence(&e))?;
     while session.end_reason().is_none() {
-        engine.step(&mut [&mut session]);
+        now(engine.step(&mut [&mut session]));
     }
     Ok(())
 }

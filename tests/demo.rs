@@ -9,6 +9,7 @@ use penstock::engine::{End, Engine, Error, Options, Settings, What};
 use penstock::model::sampling::SamplingParams;
 use penstock::model::tokenizer::Special;
 use penstock::model::{Message, Model, Text, demo};
+use penstock::shard::now;
 use serde::Deserialize;
 
 #[derive(Deserialize)]
@@ -45,17 +46,16 @@ fn it_computes_what_its_maker_computed() {
 
         // The maker used float activations; 8 bits may move a logit by this much.
         let all = [tokens.as_slice(), &case.greedy].concat();
-        engine
-            .logits::<Error>(&all, |position, row| {
-                let Some(step) = (position + 1).checked_sub(tokens.len()) else { return Ok(()) };
-                for (id, logit) in case.top.get(step).into_iter().flatten() {
-                    let off = (row[*id as usize] - logit).abs();
-                    assert!(off < 0.6, "{}: step {step}, token {id}: {off}", case.prompt);
-                    compared += 1;
-                }
-                Ok(())
-            })
-            .unwrap();
+        now(engine.logits::<Error>(&all, |position, row| {
+            let Some(step) = (position + 1).checked_sub(tokens.len()) else { return Ok(()) };
+            for (id, logit) in case.top.get(step).into_iter().flatten() {
+                let off = (row[*id as usize] - logit).abs();
+                assert!(off < 0.6, "{}: step {step}, token {id}: {off}", case.prompt);
+                compared += 1;
+            }
+            Ok(())
+        }))
+        .unwrap();
 
         if case.smallest_lead < 0.2 {
             continue;
@@ -69,7 +69,7 @@ fn it_computes_what_its_maker_computed() {
         let mut session = engine.open(tokens, settings).unwrap();
         let mut written = String::new();
         while session.end_reason().is_none() {
-            for event in engine.step(&mut [&mut session]) {
+            for event in now(engine.step(&mut [&mut session])) {
                 match event.what {
                     What::Token { text, .. } | What::Ended { text, .. } => written += &text,
                     What::Prefilled { .. } => {}
@@ -98,7 +98,7 @@ fn it_speaks() {
         };
         let mut session = engine.open(prompt, settings).unwrap();
         while session.end_reason().is_none() {
-            engine.step(&mut [&mut session]);
+            now(engine.step(&mut [&mut session]));
         }
         assert_eq!(session.end_reason(), Some(&End::Text), "{question}");
         let answer = text.tokenizer.decode(session.answer(), true);

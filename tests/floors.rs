@@ -11,8 +11,9 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("math", &["base"]),
     ("weights", &["base", "host", "math"]),
     ("model", &["base", "host", "math", "weights"]),
-    ("engine", &["base", "host", "math", "weights", "model"]),
-    ("cli", &["base", "host", "math", "weights", "model", "engine"]),
+    ("shard", &["base", "host", "model"]),
+    ("engine", &["base", "host", "math", "weights", "model", "shard"]),
+    ("cli", &["base", "host", "math", "weights", "model", "shard", "engine"]),
     // The two roots: one declares the rooms, the other enters the topmost.
     ("lib", &[]),
     ("main", &["cli"]),

@@ -11,6 +11,7 @@ use std::rc::Rc;
 
 use penstock::engine::{Engine, Options};
 use penstock::model::Model;
+use penstock::shard::now;
 use penstock::weights::Source;
 use serde::Deserialize;
 
@@ -57,7 +58,7 @@ fn logits(path: &Path, tokens: &[u32], options: Options) -> Vec<Vec<f32>> {
         rows.push(row.to_vec());
         Ok(())
     };
-    engine.logits(tokens, keep).unwrap();
+    now(engine.logits(tokens, keep)).unwrap();
     rows
 }
 

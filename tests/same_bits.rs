@@ -7,6 +7,7 @@ use penstock::engine::{Engine, Error, Event, Options, Session, Settings, What};
 use penstock::math::IsaChoice;
 use penstock::model::sampling::SamplingParams;
 use penstock::model::{Model, demo};
+use penstock::shard::{self, Lead, Seats, now};
 use penstock::weights::Source;
 
 fn reference(name: &str) -> PathBuf {
@@ -47,34 +48,68 @@ fn prompt(vocab: usize, len: usize, mut seed: u64) -> Vec<u32> {
 
 /// Instruction sets of this host beside the oracle.
 fn isas() -> Vec<IsaChoice> {
-    let built = [IsaChoice::Avx2, IsaChoice::Avx512];
+    let built = [IsaChoice::Avx2, IsaChoice::Avx512, IsaChoice::Amx];
     built.into_iter().filter(|isa| isa.resolve().is_ok()).collect()
 }
 
-fn logit_bits(model: &Rc<Model>, tokens: &[u32], options: Options) -> Vec<u32> {
-    let options = Options { context: Some(tokens.len()), ..options };
-    let mut engine = Engine::new(Rc::clone(model), options).unwrap();
-    let mut bits = Vec::new();
-    let keep = |_, row: &[f32]| -> Result<(), Error> {
-        bits.extend(row.iter().map(|x| x.to_bits()));
-        Ok(())
-    };
-    engine.logits(tokens, keep).unwrap();
-    bits
+/// How the work is done, none of which may change a bit.
+#[derive(Clone, Copy, Debug)]
+struct Way {
+    isa: IsaChoice,
+    prefill_chunk: usize,
+    /// Shards, which share the cores of a host that has fewer.
+    shards: usize,
 }
 
+impl Way {
+    fn options(self, context: usize) -> Options {
+        let Way { isa, prefill_chunk, .. } = self;
+        Options { isa, prefill_chunk, context: Some(context) }
+    }
+}
+
+/// Runs `work` with an engine on shards of its own.
+fn with_engine<T: 'static>(
+    model: &Rc<Model>,
+    way: Way,
+    context: usize,
+    work: impl AsyncFnOnce(&mut Engine) -> T + 'static,
+) -> T {
+    let model = Rc::clone(model);
+    shard::run(&Seats::anywhere(way.shards), move |lead: Lead, _| async move {
+        work(&mut Engine::seated(model, way.options(context), lead).unwrap()).await
+    })
+    .unwrap()
+}
+
+fn logit_bits(model: &Rc<Model>, tokens: &[u32], way: Way) -> Vec<u32> {
+    let tokens = tokens.to_vec();
+    with_engine(model, way, tokens.len(), async move |engine| {
+        let mut bits = Vec::new();
+        let keep = |_, row: &[f32]| -> Result<(), Error> {
+            bits.extend(row.iter().map(|x| x.to_bits()));
+            Ok(())
+        };
+        engine.logits(&tokens, keep).await.unwrap();
+        bits
+    })
+}
+
+/// Cores × chunks × instruction sets, against the oracle on one core.
 #[test]
-fn chunks_and_instruction_sets_change_no_bit() {
+fn cores_chunks_and_instruction_sets_change_no_bit() {
     let isas = isas();
     for (name, model) in models() {
         let tokens = prompt(model.config.vocab, 83, 7);
-        let scalar = Options { isa: IsaChoice::Scalar, prefill_chunk: 1000, context: None };
+        let scalar = Way { isa: IsaChoice::Scalar, prefill_chunk: 1000, shards: 1 };
         let oracle = logit_bits(&model, &tokens, scalar);
         assert!(oracle.iter().all(|&bits| f32::from_bits(bits).is_finite()), "{name}");
         for isa in isas.iter().copied() {
             for prefill_chunk in [1, 7, 64, 1000] {
-                let bits = logit_bits(&model, &tokens, Options { isa, prefill_chunk, ..scalar });
-                assert!(bits == oracle, "{name}: {isa}, chunk {prefill_chunk}");
+                for shards in [1, 2, 4] {
+                    let way = Way { isa, prefill_chunk, shards };
+                    assert!(logit_bits(&model, &tokens, way) == oracle, "{name}: {way:?}");
+                }
             }
         }
     }
@@ -85,9 +120,9 @@ fn chunks_and_instruction_sets_change_no_bit() {
 fn long_contexts_change_no_bit() {
     let model = Rc::new(Model::open(&demo::source().unwrap()).unwrap());
     let tokens = prompt(model.config.vocab, 1100, 11);
-    let options = |prefill_chunk| Options { prefill_chunk, ..Options::default() };
-    let whole = logit_bits(&model, &tokens, options(2000));
-    assert!(logit_bits(&model, &tokens, options(129)) == whole);
+    let way = |prefill_chunk, shards| Way { isa: IsaChoice::Auto, prefill_chunk, shards };
+    let whole = logit_bits(&model, &tokens, way(2000, 1));
+    assert!(logit_bits(&model, &tokens, way(129, 2)) == whole);
 }
 
 /// What a session wrote, log-probabilities to the bit.
@@ -112,7 +147,7 @@ fn note(written: &mut Written, event: &Event) {
 fn run_alone(engine: &mut Engine, mut session: Session) -> Written {
     let mut written = Written::new();
     while session.end_reason().is_none() {
-        engine.step(&mut [&mut session]).iter().for_each(|e| note(&mut written, e));
+        now(engine.step(&mut [&mut session])).iter().for_each(|e| note(&mut written, e));
     }
     written
 }
@@ -139,48 +174,59 @@ fn company_changes_no_bit() {
         assert!(alone.iter().all(|written| written.len() == 12));
         assert_eq!(engine.free_pages(), pages, "{name}: pages came back");
 
-        // All together in small chunks, joining one after the other; one pauses now and then,
-        // two that nobody waits for are cancelled and dropped in mid-answer.
-        let mut engine = Engine::new(Rc::clone(&model), options(5)).unwrap();
-        let open = |engine: &mut Engine, i: usize| {
-            let (prompt, settings) = &requests[i];
-            engine.open(prompt.clone(), settings.clone()).unwrap()
-        };
-        let mut sessions: Vec<Session> = Vec::new();
-        let mut strangers: Vec<Session> = (1..3).map(|i| open(&mut engine, i)).collect();
-        let mut together = vec![Written::new(); requests.len()];
-        let mut step = 0;
-        loop {
-            if sessions.len() < requests.len() && step % 2 == 0 {
-                let session = open(&mut engine, sessions.len());
-                sessions.push(session);
-            }
-            match step % 5 {
-                1 => sessions[0].pause(),
-                3 => sessions[0].resume(),
-                _ => {}
-            }
-            if step == 6 {
-                assert!(strangers[0].cancel().is_some());
-                strangers.pop();
-            }
-            let ids: Vec<u64> = sessions.iter().map(Session::id).collect();
-            let mut all: Vec<&mut Session> = sessions.iter_mut().chain(&mut strangers).collect();
-            for event in engine.step(&mut all) {
-                if let Some(i) = ids.iter().position(|id| *id == event.session) {
-                    note(&mut together[i], &event);
-                }
-            }
-            step += 1;
-            let done = sessions.iter().all(|s| s.end_reason().is_some());
-            if done && sessions.len() == requests.len() {
-                break;
+        for (prefill_chunk, shards) in [(5, 1), (40, 2), (11, 4)] {
+            let way = Way { isa: IsaChoice::Auto, prefill_chunk, shards };
+            let requests = requests.clone();
+            let (together, pages) = with_engine(&model, way, 400, async move |engine| {
+                let pages = engine.free_pages();
+                let together = in_company(engine, &requests).await;
+                (together, engine.free_pages() == pages)
+            });
+            assert!(together == alone, "{name}: {way:?}");
+            assert!(pages, "{name}: pages came back");
+        }
+    }
+}
+
+/// All together, joining one after the other; one pauses now and then, two that nobody waits for
+/// are cancelled and dropped in mid-answer.
+async fn in_company(engine: &mut Engine, requests: &[(Vec<u32>, Settings)]) -> Vec<Written> {
+    let open = |engine: &mut Engine, i: usize| {
+        let (prompt, settings) = &requests[i];
+        engine.open(prompt.clone(), settings.clone()).unwrap()
+    };
+    let mut sessions: Vec<Session> = Vec::new();
+    let mut strangers: Vec<Session> = (1..3).map(|i| open(engine, i)).collect();
+    let mut together = vec![Written::new(); requests.len()];
+    let mut step = 0;
+    loop {
+        if sessions.len() < requests.len() && step % 2 == 0 {
+            let session = open(engine, sessions.len());
+            sessions.push(session);
+        }
+        match step % 5 {
+            1 => sessions[0].pause(),
+            3 => sessions[0].resume(),
+            _ => {}
+        }
+        if step == 6 {
+            assert!(strangers[0].cancel().is_some());
+            strangers.pop();
+        }
+        let ids: Vec<u64> = sessions.iter().map(Session::id).collect();
+        let mut all: Vec<&mut Session> = sessions.iter_mut().chain(&mut strangers).collect();
+        for event in engine.step(&mut all).await {
+            if let Some(i) = ids.iter().position(|id| *id == event.session) {
+                note(&mut together[i], &event);
             }
         }
-        assert!(together == alone, "{name}");
-        drop((sessions, strangers));
-        assert_eq!(engine.free_pages(), pages, "{name}: pages came back");
+        step += 1;
+        let done = sessions.iter().all(|s| s.end_reason().is_some());
+        if done && sessions.len() == requests.len() {
+            break;
+        }
     }
+    together
 }
 
 /// A second turn that keeps the computed beginning equals one computed from nothing.
@@ -198,7 +244,7 @@ fn a_kept_beginning_changes_no_bit() {
         let expected = run_alone(&mut engine, fresh);
         let mut kept = engine.open(first, settings(0.8, 3, 8)).unwrap();
         while kept.end_reason().is_none() {
-            engine.step(&mut [&mut kept]);
+            now(engine.step(&mut [&mut kept]));
         }
         let before = engine.meter().rows;
         engine.reopen(&mut kept, second.clone(), settings(0.8, 3, 8)).unwrap();

@@ -5,6 +5,7 @@ use std::rc::Rc;
 use penstock::engine::{End, Engine, Options, Session, Settings, What};
 use penstock::model::sampling::SamplingParams;
 use penstock::model::{Model, demo};
+use penstock::shard::now;
 
 fn engine(context: usize) -> Engine {
     let model = Rc::new(Model::open(&demo::source().unwrap()).unwrap());
@@ -23,7 +24,7 @@ fn prompt(len: usize) -> Vec<u32> {
 
 fn run_to_end(engine: &mut Engine, session: &mut Session) -> End {
     while session.end_reason().is_none() {
-        engine.step(&mut [&mut *session]);
+        now(engine.step(&mut [&mut *session]));
     }
     session.end_reason().unwrap().clone()
 }
@@ -49,7 +50,7 @@ fn sessions_wait_for_pages_and_the_youngest_gives_way() {
     let mut old = engine.open(prompt(40), settings(None)).unwrap();
     let mut young = engine.open(prompt(40), settings(None)).unwrap();
     while old.end_reason().is_none() || young.end_reason().is_none() {
-        engine.step(&mut [&mut old, &mut young]);
+        now(engine.step(&mut [&mut old, &mut young]));
         if young.end_reason().is_some() && young.end_reason() == Some(&End::NoPages) {
             break;
         }
@@ -65,11 +66,11 @@ fn sessions_wait_for_pages_and_the_youngest_gives_way() {
     let mut first = engine.open(prompt(90), settings(Some(2))).unwrap();
     let mut second = engine.open(prompt(50), settings(Some(3))).unwrap();
     while first.answer().is_empty() {
-        engine.step(&mut [&mut first]);
+        now(engine.step(&mut [&mut first]));
     }
     assert_eq!(engine.free_pages(), 0);
     while first.end_reason().is_none() {
-        engine.step(&mut [&mut first, &mut second]);
+        now(engine.step(&mut [&mut first, &mut second]));
     }
     assert_eq!((first.end_reason(), second.end_reason()), (Some(&End::Length), None));
     drop(first);
@@ -92,15 +93,15 @@ fn a_session_can_be_cancelled_and_reopened_at_any_moment() {
         for paused in [false, true] {
             let mut session = engine.open(prompt(40), settings(Some(4))).unwrap();
             for _ in 0..steps {
-                engine.step(&mut [&mut session]);
+                now(engine.step(&mut [&mut session]));
             }
             if paused {
                 session.pause();
-                assert!(engine.step(&mut [&mut session]).is_empty());
+                assert!(now(engine.step(&mut [&mut session])).is_empty());
             }
             let event = session.cancel().unwrap();
             assert!(matches!(event.what, What::Ended { end: End::Cancelled, .. }));
-            assert!(session.cancel().is_none() && engine.step(&mut [&mut session]).is_empty());
+            assert!(session.cancel().is_none() && now(engine.step(&mut [&mut session])).is_empty());
             session.resume();
             assert_eq!(session.end_reason(), Some(&End::Cancelled), "an end is an end");
 

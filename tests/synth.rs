@@ -11,6 +11,7 @@ use penstock::engine::{Engine, Error, Options};
 use penstock::math::Format;
 use penstock::model::synth::{self, Recipe};
 use penstock::model::{Model, Text};
+use penstock::shard::now;
 use penstock::weights::{DType, Source};
 
 fn write(recipe: &Recipe, path: &Path) {
@@ -35,12 +36,11 @@ fn speaks(source: &Source, what: &str) {
     let mut rows: Vec<Vec<f32>> = Vec::new();
     let options = Options { context: Some(tokens.len()), ..Options::default() };
     let mut engine = Engine::new(model, options).unwrap();
-    engine
-        .logits::<Error>(&tokens, |_, row| {
-            rows.push(row.to_vec());
-            Ok(())
-        })
-        .unwrap();
+    now(engine.logits::<Error>(&tokens, |_, row| {
+        rows.push(row.to_vec());
+        Ok(())
+    }))
+    .unwrap();
     for row in &rows {
         let mean = row.iter().sum::<f32>() / row.len() as f32;
         let spread =

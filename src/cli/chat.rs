@@ -58,7 +58,7 @@ struct Conversation<'a> {
     session: Option<Session>,
 }
 
-pub fn chat(
+pub async fn chat(
     model: &str,
     engine: &mut Engine,
     text: &Text,
@@ -104,7 +104,7 @@ pub fn chat(
             Line::Say(said) => {
                 let last = std::mem::replace(&mut talk.last, said.to_string());
                 talk.messages.push(Message::new("user", said));
-                if !talk.answer(stop)? {
+                if !talk.answer(stop).await? {
                     talk.messages.pop();
                     talk.last = last;
                 }
@@ -122,7 +122,7 @@ pub fn chat(
                 }
                 let seed = &mut talk.settings.sampling.seed;
                 *seed = seed.wrapping_add(1);
-                if !talk.answer(stop)? {
+                if !talk.answer(stop).await? {
                     talk.messages.extend(before);
                 }
             }
@@ -152,7 +152,7 @@ impl Conversation<'_> {
     }
 
     /// Answers the last message. What goes wrong with it is said, and `false` returned.
-    fn answer(&mut self, stop: &Stop) -> Outcome<bool> {
+    async fn answer(&mut self, stop: &Stop) -> Outcome<bool> {
         let settings = self.settings.clone();
         let opened = self.tokens().and_then(|tokens| match self.session.as_mut() {
             Some(session) => Ok(self.engine.reopen(session, tokens, settings)?),
@@ -171,8 +171,8 @@ impl Conversation<'_> {
         let Some(session) = &mut self.session else { return Ok(false) };
         let mut answer = Answer::default();
         let mut out = io::stdout().lock();
-        let written =
-            answer.write(self.engine, session, stop, |voice, piece| say(&mut out, voice, piece));
+        let show = |voice, piece: &str| say(&mut out, voice, piece);
+        let written = answer.write(self.engine, session, stop, show).await;
         writeln!(out)?;
         match written {
             Ok(()) => {}

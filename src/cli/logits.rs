@@ -6,6 +6,7 @@ use super::out::note;
 use super::signals::Stop;
 use super::{Compute, Outcome, npy, open, positive, read};
 use crate::engine::Engine;
+use crate::shard::Lead;
 
 /// Write the logits at every position to a NumPy file
 ///
@@ -38,6 +39,10 @@ pub struct Args {
 }
 
 pub fn run(args: Args) -> Outcome {
+    args.compute.clone().seated(|lead| write(args, lead))
+}
+
+async fn write(args: Args, lead: Lead) -> Outcome {
     let source = open::source(&args.model)?;
     let tokens = match (args.tokens, &args.text) {
         (Some(tokens), _) => tokens.read()?,
@@ -47,14 +52,15 @@ pub fn run(args: Args) -> Outcome {
     let model = open::model(&source)?;
     let vocab = model.config.vocab;
     let options = args.compute.options(args.context.or(Some(tokens.len().max(1))));
-    let mut engine = Engine::new(model, options)?;
+    let mut engine = Engine::seated(model, options, lead)?;
     let stop = Stop::on_any()?;
     // Before anything is computed, so that a place that cannot be written is known at once.
     let mut file = npy::Writer::create(&args.out, tokens.len(), vocab)?;
-    engine.logits::<Box<dyn std::error::Error>>(&tokens, |_, row| {
+    let each = |_, row: &[f32]| -> Outcome {
         stop.check()?;
         Ok(file.row(row)?)
-    })?;
+    };
+    engine.logits(&tokens, each).await?;
     file.finish()?;
     note!("{}: float32 [{}, {vocab}]", args.out.display(), tokens.len());
     Ok(())

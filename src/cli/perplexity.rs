@@ -11,6 +11,7 @@ use super::{Compute, Outcome, counted, npy, open, positive, read};
 use crate::engine::Engine;
 use crate::model::score::Score;
 use crate::model::tokenizer::Special;
+use crate::shard::Lead;
 
 /// Measure how well a model predicts a text, and its distance from a base model
 ///
@@ -54,6 +55,10 @@ pub struct Args {
 }
 
 pub fn run(args: Args) -> Outcome {
+    args.compute.clone().seated(|lead| measure(args, lead))
+}
+
+async fn measure(args: Args, lead: Lead) -> Outcome {
     let text = read::file(&args.file)?;
     let source = open::source(&args.model)?;
     let tokenizer = open::text(&source)?.tokenizer;
@@ -105,7 +110,7 @@ pub fn run(args: Args) -> Outcome {
             args.context
         );
     }
-    let mut engine = Engine::new(model, args.compute.options(Some(args.context)))?;
+    let mut engine = Engine::seated(model, args.compute.options(Some(args.context)), lead)?;
     let stop = Stop::on_any()?;
     let watched = io::stderr().is_terminal();
 
@@ -114,7 +119,7 @@ pub fn run(args: Args) -> Outcome {
     let mut row_index = 0;
     for (i, window) in windows.iter().enumerate() {
         let from = first_scored(window.len(), args.context);
-        engine.logits::<Box<dyn std::error::Error>>(window, |position, row| {
+        let each = |position: usize, row: &[f32]| -> Outcome {
             stop.check()?;
             if let Some(save) = &mut save {
                 save.row(row)?;
@@ -132,7 +137,8 @@ pub fn run(args: Args) -> Outcome {
             }
             row_index += 1;
             Ok(())
-        })?;
+        };
+        engine.logits(window, each).await?;
         if watched {
             let (done, all, so_far) = (i + 1, windows.len(), score.perplexity());
             let _ = write!(io::stderr(), "\rwindow {done} of {all}: perplexity {so_far:.4} ");

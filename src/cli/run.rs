@@ -16,6 +16,7 @@ use crate::model::channels::Voice;
 use crate::model::config::Config;
 use crate::model::sampling::{Choice, LogProb, SamplingParams};
 use crate::model::{Message, Text};
+use crate::shard::Lead;
 
 /// Write an answer to a prompt, or chat on a terminal
 ///
@@ -177,6 +178,10 @@ impl Sampling {
 }
 
 pub fn run(args: Args) -> Outcome {
+    args.compute.clone().seated(|lead| answer(args, lead))
+}
+
+async fn answer(args: Args, lead: Lead) -> Outcome {
     // One positional that cannot be a path is a prompt for the demo model.
     let (model, prompt) = match (args.model, args.prompt) {
         (only, None) if is_prose(&only) => ("demo".to_string(), Some(only)),
@@ -194,7 +199,8 @@ pub fn run(args: Args) -> Outcome {
         _ => error,
     })?;
     let text = open::text(&source)?;
-    let mut engine = Engine::new(open::model(&source)?, args.compute.options(args.context))?;
+    let options = args.compute.options(args.context);
+    let mut engine = Engine::seated(open::model(&source)?, options, lead)?;
     let Config { vocab, context: trained, .. } = engine.model().config;
     if engine.context() > trained {
         note!("penstock: the model was trained for {trained} positions; beyond them it may ramble");
@@ -210,7 +216,8 @@ pub fn run(args: Args) -> Outcome {
         ignore_end: false,
     };
     if chatting {
-        return chat::chat(&model, &mut engine, &text, settings, args.system, args.raw);
+        let (system, raw) = (args.system, args.raw);
+        return chat::chat(&model, &mut engine, &text, settings, system, raw).await;
     }
 
     let prompt = match prompt {
@@ -232,10 +239,11 @@ pub fn run(args: Args) -> Outcome {
     let stop = Stop::on_any()?;
     let mut answer = Answer::default();
     let mut out = io::stdout().lock();
-    answer.write(&mut engine, &mut session, &stop, |voice, piece| match args.json {
+    let show = |voice, piece: &str| match args.json {
         true => Ok(()),
         false => say(&mut out, voice, piece),
-    })?;
+    };
+    answer.write(&mut engine, &mut session, &stop, show).await?;
     if args.json {
         writeln!(out, "{}", answer.json(&text))?;
     } else {
@@ -303,7 +311,7 @@ pub struct Answer {
 
 impl Answer {
     /// Runs a session to its end; `stop` cancels it at the next token.
-    pub fn write(
+    pub async fn write(
         &mut self,
         engine: &mut Engine,
         session: &mut Session,
@@ -317,7 +325,7 @@ impl Answer {
         self.kept_tokens = self.prompt_tokens;
         let mut last = start;
         while session.end_reason().is_none() {
-            let mut events = engine.step(&mut [&mut *session]);
+            let mut events = engine.step(&mut [&mut *session]).await;
             if first.is_none() {
                 let computed = (engine.meter().rows - before.rows) as usize;
                 self.kept_tokens = self.prompt_tokens.saturating_sub(computed);
@@ -360,7 +368,7 @@ impl Answer {
         let first = first.unwrap_or(last);
         self.prefill_seconds = (first - start).as_secs_f64();
         self.decode_seconds = (last - first).as_secs_f64();
-        self.moved = engine.meter().moved - before.moved;
+        self.moved = engine.meter().tally.moved - before.tally.moved;
         match &self.end {
             Some(End::Failed(error)) => Err((*error).into()),
             _ => Ok(()),

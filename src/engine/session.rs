@@ -1,5 +1,6 @@
 //! One sequence: its tokens, its pages, its sampler and how far it has come.
 
+use std::ops::Range;
 use std::rc::Rc;
 
 use super::Error;
@@ -66,12 +67,6 @@ enum State {
     Ended(End),
 }
 
-/// Positions a session computes in a step.
-pub(super) struct Turn {
-    pub start: usize,
-    pub end: usize,
-}
-
 /// A sequence being written. It may be advanced, paused, cancelled or dropped at any token; its
 /// pages go back when it is dropped.
 pub struct Session {
@@ -86,6 +81,8 @@ pub struct Session {
     sampler: Sampler,
     text: Option<TextStream>,
     state: State,
+    /// Positions it computes in the step under way.
+    pub(super) turn: Option<Range<usize>>,
 }
 
 impl Session {
@@ -106,6 +103,7 @@ impl Session {
             text: None,
             settings: Settings::default(),
             state: State::Paused,
+            turn: None,
         };
         session.restart(prompt, settings, kernels)?;
         Ok(session)
@@ -182,12 +180,12 @@ impl Session {
         self.pages.reserve(len)
     }
 
-    /// What the session computes next; `None` if it does not run.
-    pub(super) fn take_turn(&self, chunk: usize) -> Option<Turn> {
-        (self.state == State::Running).then(|| Turn {
-            start: self.computed,
-            end: self.tokens.len().min(self.computed + chunk),
-        })
+    /// What the session computes next, of a prompt at most `chunk` positions; `None` if it does
+    /// not run, or waits for its prompt's turn.
+    pub(super) fn take_turn(&self, chunk: usize) -> Option<Range<usize>> {
+        let left = self.tokens.len() - self.computed;
+        let take = if left == 1 { 1 } else { left.min(chunk) };
+        (self.state == State::Running && take > 0).then(|| self.computed..self.computed + take)
     }
 
     pub(super) fn computed_to(&mut self, position: usize) {

@@ -1,41 +1,97 @@
 //! One pass of a batch through all layers.
+//!
+//! ```text
+//! embed ─▶ for each layer:  norm ─▶ q, k, v ─▶ rope ─▶ store ─▶ attend ─▶ out ─┐
+//!                           norm ─▶ router ─▶ choose ─▶ settle ─▶ gate, up ─▶ down ─┐
+//!          norm ─▶ logits of the rows that want them                                 └▶ + hidden
+//! ```
+//!
+//! Every arrow is a look of all shards at each other: a stage begins when the one before is done
+//! everywhere. Between the halves of a layer the lead breathes.
 
-use crate::math::{Activations, Kernels};
+use std::time::{Duration, Instant};
+
+use crate::math::{Activations, Forms, Kernels, Shares};
 use crate::model::attention::{self, Context, Place, attention};
-use crate::model::compute::Compute;
+use crate::model::compute::{Compute, Product, Stage, Tally, To};
 use crate::model::config::{Config, RopeTable};
 use crate::model::experts::{self, ffn};
 use crate::model::{KvShape, Model};
+use crate::shard::Lead;
+use crate::weights::Matrix;
+use crate::weights::home::Home;
+
+/// What is to be computed: rows, and the pages of their sessions.
+#[derive(Default)]
+pub struct Batch {
+    rows: Vec<Row>,
+    places: Vec<Place>,
+    pages: Vec<u32>,
+}
 
 /// One token of a batch.
-#[derive(Clone, Copy)]
-pub struct Row<'a> {
-    pub token: u32,
-    pub position: usize,
-    /// Pages of the token's session, by position.
-    pub pages: &'a [u32],
+struct Row {
+    token: u32,
     /// Whether the logits behind this token are asked for.
-    pub wanted: bool,
+    wanted: bool,
+}
+
+impl Batch {
+    pub fn clear(&mut self) {
+        self.rows.clear();
+        self.places.clear();
+        self.pages.clear();
+    }
+
+    /// Begins the rows of a session with these pages.
+    pub fn session(&mut self, pages: &[u32]) -> usize {
+        let at = self.pages.len();
+        self.pages.extend(pages);
+        at
+    }
+
+    /// A token of the session whose pages begin at `pages`.
+    pub fn push(&mut self, pages: usize, token: u32, position: usize, wanted: bool) {
+        self.rows.push(Row { token, wanted });
+        self.places.push(Place { position, pages });
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
 }
 
 /// What the steps so far have done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Meter {
+    pub steps: u64,
     pub rows: u64,
-    /// Bytes of weights read.
-    pub moved: u64,
+    /// From the first stage's beginning to the last one's end.
+    pub taken: Duration,
+    pub tally: Tally,
+}
+
+impl Meter {
+    /// What was added since `before`.
+    pub fn since(&self, before: &Meter) -> Meter {
+        Meter {
+            steps: self.steps - before.steps,
+            rows: self.rows - before.rows,
+            taken: self.taken - before.taken,
+            tally: self.tally.since(&before.tally),
+        }
+    }
 }
 
 /// The executor: kernels, tables and the buffers a step works in.
 pub struct Step {
-    compute: Compute,
+    kernels: Kernels,
     rope: RopeTable,
     kv: KvShape,
     meter: Meter,
     /// The residual stream, `[rows][hidden]`
     hidden: Vec<f32>,
     normed: Activations,
-    out: Vec<f32>,
     logits: Vec<f32>,
     attention: attention::Scratch,
     ffn: experts::Scratch,
@@ -44,13 +100,12 @@ pub struct Step {
 impl Step {
     pub fn new(config: &Config, kernels: Kernels, kv: KvShape) -> Step {
         Step {
-            compute: Compute::new(kernels),
+            kernels,
             rope: RopeTable::new(&config.rope),
             kv,
             meter: Meter::default(),
             hidden: Vec::new(),
             normed: Activations::new(),
-            out: Vec::new(),
             logits: Vec::new(),
             attention: attention::Scratch::default(),
             ffn: experts::Scratch::default(),
@@ -58,85 +113,144 @@ impl Step {
     }
 
     pub fn kernels(&self) -> &Kernels {
-        &self.compute.kernels
+        &self.kernels
     }
 
     pub fn meter(&self) -> Meter {
-        Meter { moved: self.compute.moved, ..self.meter }
+        self.meter
+    }
+
+    /// Brings all weights into memory before a token needs them.
+    pub async fn settle(&mut self, model: &Model, home: &Home, lead: &mut Lead) {
+        let parts = &model.parts;
+        lead.begin();
+        for layer in &parts.layers {
+            let mut shards = compute(self.kernels, home, lead, &mut self.meter);
+            layer.trunk(|weight| shards.settle([weight]));
+            shards.settle(layer.experts());
+            lead.breathe().await;
+        }
+        compute(self.kernels, home, lead, &mut self.meter).settle([&parts.output.weight]);
+        lead.rest();
     }
 
     /// Computes the batch; the logits `[wanted rows][vocab]` stay valid until the next step.
-    pub fn run(&mut self, model: &Model, arena: &mut [f32], rows: &[Row]) -> &mut [f32] {
+    pub async fn run(
+        &mut self,
+        model: &Model,
+        home: &Home,
+        lead: &mut Lead,
+        arena: &mut [f32],
+        batch: &Batch,
+    ) -> &mut [f32] {
         let config = &model.config;
-        let end = rows.iter().map(|row| row.position + 1).max().unwrap_or(0);
+        let began = Instant::now();
+        lead.begin();
+        let end = batch.places.iter().map(|place| place.position + 1).max().unwrap_or(0);
         self.rope.extend_to(end);
-        self.embed(model, rows);
+        let mut shards = compute(self.kernels, home, lead, &mut self.meter);
+        embed(&mut shards, model, batch, &mut self.hidden);
 
-        let places: Vec<Place> =
-            rows.iter().map(|row| Place { position: row.position, pages: row.pages }).collect();
         for (layer, parts) in model.parts.layers.iter().enumerate() {
-            // The first time, the next layer's bytes come while this one computes.
+            // The first time, the next layer's bytes come while this one is computed.
+            let fetch = |weight: &Matrix| {
+                if !weight.is_settled() {
+                    weight.prefetch();
+                }
+            };
             match model.parts.layers.get(layer + 1) {
-                Some(next) => next.stage(),
-                None => model.parts.output.weight.stage(),
+                Some(next) => next.trunk(fetch),
+                None => fetch(&model.parts.output.weight),
             }
-            self.norm(&parts.attention_norm, config.norm_eps);
-            let context = Context { config, kv: &self.kv, rope: &self.rope, layer };
-            attention(
-                &mut self.compute,
-                &context,
-                &mut self.attention,
-                arena,
-                &places,
-                &parts.attention,
-                &mut self.normed,
-                &mut self.out,
-            );
-            self.compute.kernels.add(&mut self.hidden, &self.out);
+            let (hidden, x, eps) = (&mut self.hidden, &mut self.normed, config.norm_eps);
+            let mut shards = compute(self.kernels, home, lead, &mut self.meter);
+            let forms = attention::forms(&parts.attention);
+            norm(&mut shards, &parts.attention_norm, eps, hidden, forms, x);
+            let context = Context {
+                config,
+                kv: &self.kv,
+                rope: &self.rope,
+                places: &batch.places,
+                pages: &batch.pages,
+                layer,
+            };
+            let scratch = &mut self.attention;
+            attention(&mut shards, &context, scratch, arena, &parts.attention, x, hidden);
+            lead.breathe().await;
 
-            self.norm(&parts.ffn_norm, config.norm_eps);
-            let (x, out) = (&mut self.normed, &mut self.out);
-            ffn(&mut self.compute, config, &mut self.ffn, &parts.ffn, x, out);
-            self.compute.kernels.add(&mut self.hidden, &self.out);
+            let mut shards = compute(self.kernels, home, lead, &mut self.meter);
+            norm(&mut shards, &parts.ffn_norm, eps, hidden, experts::forms(&parts.ffn), x);
+            ffn(&mut shards, config, &mut self.ffn, &parts.ffn, x, hidden);
+            lead.breathe().await;
         }
 
-        self.keep_wanted(rows, config.hidden);
-        self.norm(&model.parts.norm, config.norm_eps);
+        self.keep_wanted(batch, config.hidden);
+        let (hidden, x, output) = (&mut self.hidden, &mut self.normed, &model.parts.output);
+        let mut shards = compute(self.kernels, home, lead, &mut self.meter);
         self.logits.clear();
-        if self.normed.tokens() > 0 {
-            self.compute.linear(&model.parts.output, &mut self.normed, &mut self.logits);
+        if !hidden.is_empty() {
+            norm(&mut shards, &model.parts.norm, config.norm_eps, hidden, output.forms(), x);
+            shards.products(Stage::Logits, [Product::new(output, x, To::Buffer(&mut self.logits))]);
         }
-        self.meter.rows += rows.len() as u64;
+        lead.rest();
+        self.meter.steps += 1;
+        self.meter.rows += batch.rows.len() as u64;
+        self.meter.taken += began.elapsed();
         &mut self.logits
     }
 
-    /// Token embeddings become the residual stream.
-    fn embed(&mut self, model: &Model, rows: &[Row]) {
-        let (embedding, hidden) = (&model.parts.embedding, model.config.hidden);
-        self.hidden.resize(rows.len() * hidden, 0.0);
-        for (row, out) in rows.iter().zip(self.hidden.chunks_exact_mut(hidden)) {
-            embedding.read_row(row.token as usize, out);
-        }
-    }
-
-    /// Norms the residual stream, row by row, into `normed`.
-    fn norm(&mut self, weight: &[f32], eps: f32) {
-        let cols = weight.len();
-        let out = self.normed.reset(self.hidden.len() / cols, cols);
-        for (x, out) in self.hidden.chunks_exact(cols).zip(out.chunks_exact_mut(cols)) {
-            self.compute.kernels.rms_norm(x, weight, eps, out);
-        }
-    }
-
-    /// Drops the rows whose logits nobody asked for: the output matrix is the largest of all.
-    fn keep_wanted(&mut self, rows: &[Row], hidden: usize) {
+    /// Drops the rows whose logits nobody asks for.
+    fn keep_wanted(&mut self, batch: &Batch, hidden: usize) {
         let mut kept = 0;
-        for (i, row) in rows.iter().enumerate() {
-            if row.wanted {
-                self.hidden.copy_within(i * hidden..(i + 1) * hidden, kept * hidden);
-                kept += 1;
-            }
+        for (i, _) in batch.rows.iter().enumerate().filter(|(_, row)| row.wanted) {
+            self.hidden.copy_within(i * hidden..(i + 1) * hidden, kept * hidden);
+            kept += 1;
         }
         self.hidden.truncate(kept * hidden);
     }
+}
+
+fn compute<'a>(
+    kernels: Kernels,
+    home: &'a Home,
+    lead: &'a mut Lead,
+    meter: &'a mut Meter,
+) -> Compute<'a> {
+    Compute { kernels, crew: lead.crew(), home, tally: &mut meter.tally }
+}
+
+/// Token embeddings become the residual stream.
+fn embed(shards: &mut Compute, model: &Model, batch: &Batch, hidden: &mut Vec<f32>) {
+    let (embedding, width) = (&model.parts.embedding, model.config.hidden);
+    hidden.resize(batch.rows.len() * width, 0.0);
+    let cut = shards.cut(batch.rows.len());
+    let parts = Shares::by_rows(hidden, width, cut.run);
+    shards.each(Stage::Embed, cut.count(), |_, i| {
+        let mut part = parts.take(i);
+        for (j, row) in batch.rows[cut.range(i)].iter().enumerate() {
+            embedding.read_row(row.token as usize, part.row(j));
+        }
+    });
+}
+
+/// Norms the residual stream, row by row, into `x`.
+fn norm(
+    shards: &mut Compute,
+    weight: &[f32],
+    eps: f32,
+    hidden: &[f32],
+    forms: Forms,
+    x: &mut Activations,
+) {
+    let (rows, cols) = (hidden.len() / weight.len(), weight.len());
+    x.reset(rows, cols, forms);
+    let (kernels, cut) = (shards.kernels, shards.cut(rows));
+    let parts = x.split(cut.run);
+    shards.each(Stage::Norm, cut.count(), |_, i| {
+        let mut part = parts.take(i);
+        for (j, row) in cut.range(i).enumerate() {
+            kernels.rms_norm(&hidden[row * cols..][..cols], weight, eps, part.row_mut(j));
+        }
+        part.finish(&kernels);
+    });
 }

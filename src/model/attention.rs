@@ -1,21 +1,22 @@
 //! Attention of one layer for the rows of a step.
 //!
 //! The keys and values of all rows are stored first and every row then looks back from its own
-//! position, so a chunk of prompt and a single token take identical steps.
+//! position, so a chunk of prompt and a single token take identical steps. Stages are cut by rows
+//! where each row is worked on alone, and by heads where pages are written or read.
 
-use super::compute::Compute;
+use super::compute::{Compute, Product, Stage, To, product};
 use super::config::{Attention as Shape, AttentionKind, Config, QkNorm, RopeTable};
 use super::kv::KvShape;
 use super::parts::{Attention, Grouped, Latent, LatentQuery, LowRank};
 use crate::base::limits::PAGE;
-use crate::math::{Activations, AttentionScratch, KvView, RopeStyle, store_k, store_v};
+use crate::math::{Activations, Columns, Forms, KvView, MAX_PARTS, Shares, store_k, store_v};
 
-/// Where a row of the batch stands in its own sequence.
+/// A token of the batch: where it stands in its own sequence.
 #[derive(Clone, Copy)]
-pub struct Place<'a> {
+pub struct Place {
     pub position: usize,
-    /// Pages of its sequence, by position.
-    pub pages: &'a [u32],
+    /// Where the pages of its sequence begin in the batch's list.
+    pub pages: usize,
 }
 
 /// Buffers that are kept from layer to layer and step to step.
@@ -27,10 +28,12 @@ pub struct Scratch {
     /// What all heads saw, `[rows][heads * value_dim]`
     heads: Activations,
     low_rank: Vec<f32>,
-    head: Activations,
-    absorbed: Vec<f32>,
-    query: Vec<f32>,
-    attend: AttentionScratch,
+    compressed: Activations,
+    /// `[rows * heads][nope_dim]`, then `[rows * heads][kv_rank]`
+    nope: Activations,
+    seen: Activations,
+    /// By head, the rows of the two above: `[heads][rows]`
+    of_head: Vec<u32>,
 }
 
 /// What attention needs beside the layer's weights.
@@ -38,6 +41,9 @@ pub struct Context<'a> {
     pub config: &'a Config,
     pub kv: &'a KvShape,
     pub rope: &'a RopeTable,
+    pub places: &'a [Place],
+    /// The pages of all sequences of the batch.
+    pub pages: &'a [u32],
     pub layer: usize,
 }
 
@@ -50,23 +56,29 @@ impl Context<'_> {
         }
     }
 
-    fn rope_style(&self) -> RopeStyle {
-        self.config.rope.style
+    /// The pages of the sequence that a place is in, by position.
+    fn pages_of(&self, place: &Place) -> &[u32] {
+        &self.pages[place.pages..]
     }
 
-    fn store(&self, arena: &mut [f32], place: &Place, head: usize, key: &[f32], value: &[f32]) {
-        let page = place.pages[place.position / PAGE] as usize;
+    /// Each head's part of every page, to be written.
+    fn heads_of<'b>(&self, arena: &'b mut [f32]) -> Shares<'b> {
+        let (from, to) = (self.kv.k_at(self.layer, 0), self.kv.k_at(self.layer, self.kv.heads));
+        Shares::within(arena, self.kv.page_floats, from..to, (to - from) / self.kv.heads)
+    }
+
+    fn store(&self, head: &mut Columns, place: &Place, key: &[f32], value: &[f32]) {
+        let page = self.pages_of(place)[place.position / PAGE] as usize;
         let slot = place.position % PAGE;
-        let page = &mut arena[page * self.kv.page_floats..(page + 1) * self.kv.page_floats];
-        let (k_at, v_at) = (self.kv.k_at(self.layer, head), self.kv.v_at(self.layer, head));
-        store_k(&mut page[k_at..k_at + self.kv.key_dim * PAGE], slot, key);
-        store_v(&mut page[v_at..v_at + self.kv.value_dim * PAGE], slot, value);
+        let (keys, values) = head.row(page).split_at_mut(self.kv.key_dim * PAGE);
+        store_k(keys, slot, key);
+        store_v(values, slot, value);
     }
 
-    fn view<'b>(&self, arena: &'b [f32], place: &Place<'b>, head: usize) -> KvView<'b> {
+    fn view<'b>(&'b self, arena: &'b [f32], place: &Place, head: usize) -> KvView<'b> {
         KvView {
             arena,
-            pages: place.pages,
+            pages: self.pages_of(place),
             page_floats: self.kv.page_floats,
             k_at: self.kv.k_at(self.layer, head),
             v_at: self.kv.v_at(self.layer, head),
@@ -76,26 +88,41 @@ impl Context<'_> {
     }
 }
 
-/// `x` (normed, `[rows][hidden]`) through attention; `out` becomes `[rows][hidden]`.
-#[allow(clippy::too_many_arguments)]
+/// Adds to the residual stream `hidden` what attention makes of `x` (normed and ready, both
+/// `[rows][hidden]`).
 pub fn attention(
     compute: &mut Compute,
     context: &Context,
     scratch: &mut Scratch,
     arena: &mut [f32],
-    places: &[Place],
     attention: &Attention,
-    x: &mut Activations,
-    out: &mut Vec<f32>,
+    x: &Activations,
+    hidden: &mut [f32],
 ) {
-    match attention {
+    let out = match attention {
         Attention::Grouped(parts) => {
-            grouped(compute, context, scratch, arena, places, parts, x);
-            compute.linear(&parts.o, &mut scratch.heads, out);
+            grouped(compute, context, scratch, arena, parts, x);
+            &parts.o
         }
         Attention::Latent(parts) => {
-            latent(compute, context, scratch, arena, places, parts, x);
-            compute.linear(&parts.o, &mut scratch.heads, out);
+            latent(compute, context, scratch, arena, parts, x);
+            &parts.o
+        }
+    };
+    let product = Product::new(out, &scratch.heads, To::Sum(hidden));
+    compute.products(Stage::AttentionOut, [product]);
+}
+
+/// What attention wants its `x` in.
+pub fn forms(attention: &Attention) -> Forms {
+    match attention {
+        Attention::Grouped(g) => g.q.forms() | g.k.forms() | g.v.forms(),
+        Attention::Latent(l) => {
+            let q = match &l.q {
+                LatentQuery::Direct(q) => q,
+                LatentQuery::LowRank(parts) => &parts.a,
+            };
+            q.forms() | l.kv_a.forms()
         }
     }
 }
@@ -105,58 +132,89 @@ fn grouped(
     context: &Context,
     scratch: &mut Scratch,
     arena: &mut [f32],
-    places: &[Place],
     parts: &Grouped,
-    x: &mut Activations,
+    x: &Activations,
 ) {
-    let Shape { heads, kind, scale, clip, .. } = &context.config.attention;
+    let Shape { heads, ref kind, scale, clip, .. } = context.config.attention;
     let AttentionKind::Grouped { kv_heads, key_dim, value_dim, qk_norm } = *kind else {
         unreachable!("grouped weights come with a grouped config")
     };
-    let Scratch { q, k, v, .. } = scratch;
-    compute.linear(&parts.q, x, q);
-    compute.linear(&parts.k, x, k);
-    compute.linear(&parts.v, x, v);
+    let Scratch { q, k, v, heads: seen, .. } = scratch;
+    compute.products(
+        Stage::Qkv,
+        [
+            Product::new(&parts.q, x, To::Buffer(q)),
+            Product::new(&parts.k, x, To::Buffer(k)),
+            Product::new(&parts.v, x, To::Buffer(v)),
+        ],
+    );
 
-    let kernels = compute.kernels;
-    let eps = context.config.norm_eps;
-    for (values, weight) in [(&mut *q, &parts.q_norm), (&mut *k, &parts.k_norm)] {
-        if let (Some(weight), true) = (weight, qk_norm != QkNorm::None) {
-            compute.norm(values, weight, eps);
-        }
-    }
-    if let Some(limit) = clip {
-        for value in q.iter_mut().chain(k.iter_mut()).chain(v.iter_mut()) {
-            *value = value.clamp(-limit, *limit);
-        }
-    }
-    let style = context.rope_style();
-    for (i, place) in places.iter().enumerate() {
-        let (cos, sin) = context.rope.at(place.position);
-        let row = |dims: usize| i * dims..(i + 1) * dims;
-        for head in q[row(heads * key_dim)].chunks_exact_mut(key_dim) {
-            kernels.rope(head, cos, sin, style);
-        }
-        for head in k[row(kv_heads * key_dim)].chunks_exact_mut(key_dim) {
-            kernels.rope(head, cos, sin, style);
-        }
-        let keys = k[row(kv_heads * key_dim)].chunks_exact(key_dim);
-        let values = v[row(kv_heads * value_dim)].chunks_exact(value_dim);
-        for (head, (key, value)) in keys.zip(values).enumerate() {
-            context.store(arena, place, head, key, value);
-        }
+    let (kernels, eps, style) =
+        (compute.kernels, context.config.norm_eps, context.config.rope.style);
+    let cut = compute.cut(context.places.len());
+    {
+        let qs = Shares::by_rows(q, heads * key_dim, cut.run);
+        let ks = Shares::by_rows(k, kv_heads * key_dim, cut.run);
+        let vs = Shares::by_rows(v, kv_heads * value_dim, cut.run);
+        compute.each(Stage::Rope, cut.count(), |_, i| {
+            let (mut q, mut k, mut v) = (qs.take(i), ks.take(i), vs.take(i));
+            for (row, place) in context.places[cut.range(i)].iter().enumerate() {
+                let (cos, sin) = context.rope.at(place.position);
+                let v = v.row(row);
+                for (values, weight) in [(q.row(row), &parts.q_norm), (k.row(row), &parts.k_norm)] {
+                    if let (Some(weight), true) = (weight, qk_norm != QkNorm::None) {
+                        for vector in values.chunks_exact_mut(weight.len()) {
+                            kernels.rms_norm_in_place(vector, weight, eps);
+                        }
+                    }
+                    if let Some(limit) = clip {
+                        values.iter_mut().for_each(|value| *value = value.clamp(-limit, limit));
+                    }
+                    for head in values.chunks_exact_mut(key_dim) {
+                        kernels.rope(head, cos, sin, style);
+                    }
+                }
+                if let Some(limit) = clip {
+                    v.iter_mut().for_each(|value| *value = value.clamp(-limit, limit));
+                }
+            }
+        });
     }
 
+    let (q, k, v) = (&q[..], &k[..], &v[..]);
+    let pages = context.heads_of(arena);
+    compute.each(Stage::Store, kv_heads, |_, head| {
+        let mut pages = pages.take(head);
+        for (i, place) in context.places.iter().enumerate() {
+            let key = &k[(i * kv_heads + head) * key_dim..][..key_dim];
+            let value = &v[(i * kv_heads + head) * value_dim..][..value_dim];
+            context.store(&mut pages, place, key, value);
+        }
+    });
+
+    // Chunks of some rows and one key-value head: its pages stay in the cache for them.
     let group = heads / kv_heads;
-    let out = scratch.heads.reset(places.len(), heads * value_dim);
-    let outs = out.chunks_exact_mut(value_dim);
-    for (i, (query, out)) in scratch.q.chunks_exact(key_dim).zip(outs).enumerate() {
-        let (place, head) = (&places[i / heads], i % heads);
-        let view = context.view(arena, place, head / group);
-        let sink = parts.sinks.as_ref().map(|sinks| sinks[head]);
-        let (first, len) = (context.first_seen(place.position), place.position + 1);
-        kernels.attend(query, *scale, &view, first, len, sink, out, &mut scratch.attend);
-    }
+    let rows = context.places.len();
+    let run = rows.div_ceil(MAX_PARTS / kv_heads.min(MAX_PARTS)).max(cut.run.min(16));
+    let out = seen.reset(rows, heads * value_dim, parts.o.forms());
+    let outs = Shares::grid(out, heads * value_dim, run, group * value_dim);
+    let arena = &*arena;
+    compute.each(Stage::Attend, outs.parts(), |hand, i| {
+        let (first_row, kv_head) = (i / kv_heads * run, i % kv_heads);
+        let mut out = outs.take(i);
+        for row in 0..out.rows() {
+            let place = &context.places[first_row + row];
+            let view = context.view(arena, place, kv_head);
+            let (first, len) = (context.first_seen(place.position), place.position + 1);
+            for (j, out) in out.row(row).chunks_exact_mut(value_dim).enumerate() {
+                let head = kv_head * group + j;
+                let query = &q[((first_row + row) * heads + head) * key_dim..][..key_dim];
+                let sink = parts.sinks.as_ref().map(|sinks| sinks[head]);
+                kernels.attend(query, scale, &view, first, len, sink, out, &mut hand.attend);
+            }
+        }
+    });
+    compute.finish(Stage::Attend, seen);
 }
 
 fn latent(
@@ -164,70 +222,120 @@ fn latent(
     context: &Context,
     scratch: &mut Scratch,
     arena: &mut [f32],
-    places: &[Place],
     parts: &Latent,
-    x: &mut Activations,
+    x: &Activations,
 ) {
     let Shape { heads, ref kind, scale, .. } = context.config.attention;
     let AttentionKind::Latent { kv_rank, nope_dim, rope_dim, value_dim, latent_eps, .. } = *kind
     else {
         unreachable!("latent weights come with a latent config")
     };
-    let kernels = compute.kernels;
-    let style = context.rope_style();
-    let Scratch { q, k, low_rank, head, absorbed, query, attend, .. } = scratch;
+    let (kernels, style) = (compute.kernels, context.config.rope.style);
+    let rows = context.places.len();
+    let cut = compute.cut(rows);
+    let Scratch { q, k, low_rank, compressed, nope, seen, of_head, heads: all, .. } = scratch;
+    let kv_a = &parts.kv_a;
     match &parts.q {
-        LatentQuery::Direct(linear) => compute.linear(linear, x, q),
+        LatentQuery::Direct(linear) => {
+            let q = Product::new(linear, x, To::Buffer(q));
+            compute.products(Stage::Qkv, [q, Product::new(kv_a, x, To::Buffer(k))]);
+        }
         LatentQuery::LowRank(parts) => {
             let LowRank { a, norm, b } = &**parts;
-            compute.linear(a, x, low_rank);
-            compute.norm(low_rank, norm, latent_eps);
-            head.copy_from(norm.len(), low_rank);
-            compute.linear(b, head, q);
+            let a = Product::new(a, x, To::Buffer(low_rank));
+            compute.products(Stage::Qkv, [a, Product::new(kv_a, x, To::Buffer(k))]);
+            compressed.reset(rows, norm.len(), b.forms());
+            let to = compressed.split(cut.run);
+            let from = &low_rank[..];
+            compute.each(Stage::Norm, cut.count(), |_, i| {
+                let mut to = to.take(i);
+                for (j, row) in cut.range(i).enumerate() {
+                    let from = &from[row * norm.len()..][..norm.len()];
+                    kernels.rms_norm(from, norm, latent_eps, to.row_mut(j));
+                }
+                to.finish(&kernels);
+            });
+            compute.products(Stage::Qkv, [Product::new(b, compressed, To::Buffer(q))]);
         }
     }
-    compute.linear(&parts.kv_a, x, k);
 
+    // A row of `nope` and `seen` is one head of one row.
     let q_dim = nope_dim + rope_dim;
-    for (i, place) in places.iter().enumerate() {
-        let (cos, sin) = context.rope.at(place.position);
-        for head in q[i * heads * q_dim..(i + 1) * heads * q_dim].chunks_exact_mut(q_dim) {
-            kernels.rope(&mut head[nope_dim..], cos, sin, style);
-        }
-        let key = &mut k[i * (kv_rank + rope_dim)..(i + 1) * (kv_rank + rope_dim)];
-        let (compressed, rotated) = key.split_at_mut(kv_rank);
-        compute.norm(compressed, &parts.kv_norm, latent_eps);
-        kernels.rope(rotated, cos, sin, style);
-        context.store(arena, place, 0, key, &key[..kv_rank]);
+    nope.reset(rows * heads, nope_dim, parts.k_up[0].forms());
+    {
+        let qs = Shares::by_rows(q, heads * q_dim, cut.run);
+        let ks = Shares::by_rows(k, kv_rank + rope_dim, cut.run);
+        let nopes = nope.split(cut.run * heads);
+        compute.each(Stage::Rope, cut.count(), |_, i| {
+            let (mut q, mut k, mut nope) = (qs.take(i), ks.take(i), nopes.take(i));
+            for (row, place) in context.places[cut.range(i)].iter().enumerate() {
+                let (cos, sin) = context.rope.at(place.position);
+                for (head, query) in q.row(row).chunks_exact_mut(q_dim).enumerate() {
+                    nope.row_mut(row * heads + head).copy_from_slice(&query[..nope_dim]);
+                    kernels.rope(&mut query[nope_dim..], cos, sin, style);
+                }
+                let (vector, rotated) = k.row(row).split_at_mut(kv_rank);
+                kernels.rms_norm_in_place(vector, &parts.kv_norm, latent_eps);
+                kernels.rope(rotated, cos, sin, style);
+            }
+            nope.finish(&kernels);
+        });
     }
+    let pages = context.heads_of(arena);
+    compute.each(Stage::Store, 1, |_, _| {
+        let mut pages = pages.take(0);
+        for (key, place) in k.chunks_exact(kv_rank + rope_dim).zip(context.places) {
+            context.store(&mut pages, place, key, &key[..kv_rank]);
+        }
+    });
+
+    of_head.clear();
+    of_head
+        .extend((0..heads).flat_map(|head| (0..rows).map(move |row| (row * heads + head) as u32)));
+    let of_head = &of_head[..];
 
     // One form for prompt and answer alike: queries are carried into the compressed space, and
     // what they saw there is carried back.
-    let rows = places.len();
-    scratch.heads.reset(rows, heads * value_dim);
-    for h in 0..heads {
-        let nope = head.reset(rows, nope_dim);
-        for (to, from) in nope.chunks_exact_mut(nope_dim).zip(q[h * q_dim..].chunks(heads * q_dim))
-        {
-            to.copy_from_slice(&from[..nope_dim]);
-        }
-        compute.matrix(&parts.k_up[h], head, absorbed);
-        let seen = head.reset(rows, kv_rank);
-        for (i, place) in places.iter().enumerate() {
-            let rotated = i * heads * q_dim + h * q_dim + nope_dim;
-            query.clear();
-            query.extend(&absorbed[i * kv_rank..(i + 1) * kv_rank]);
-            query.extend(&q[rotated..rotated + rope_dim]);
+    for up in parts.k_up.iter().chain(&parts.v_up) {
+        compute.settle([&up.weight]);
+        compute.count(&up.weight, rows);
+    }
+    let run = rows.div_ceil(MAX_PARTS / heads.min(MAX_PARTS)).max(cut.run.min(16));
+    let (q, arena, nope) = (&q[..], &*arena, &*nope);
+    let out = seen.reset(rows * heads, kv_rank, parts.v_up[0].forms());
+    // Rows of a head are not next to each other: as columns of a row they are.
+    let outs = Shares::grid(out, heads * kv_rank, run, kv_rank);
+    compute.each(Stage::Attend, outs.parts(), |hand, i| {
+        let (first_row, head) = (i / heads * run, i % heads);
+        let mut out = outs.take(i);
+        let tokens = &of_head[head * rows + first_row..][..out.rows()];
+        let up = &parts.k_up[head];
+        let mut absorbed = std::mem::take(&mut hand.floats);
+        absorbed.resize(tokens.len() * kv_rank, 0.0);
+        let mut to = Columns::whole(&mut absorbed, kv_rank);
+        product(&kernels, hand, up, 0..up.weight.panel_count(), nope, Some(tokens), &mut to);
+        for row in 0..out.rows() {
+            let place = &context.places[first_row + row];
+            let rotated = ((first_row + row) * heads + head) * q_dim + nope_dim;
+            hand.query.clear();
+            hand.query.extend(to.row(row).iter());
+            hand.query.extend(&q[rotated..rotated + rope_dim]);
             let view = context.view(arena, place, 0);
             let (first, len) = (context.first_seen(place.position), place.position + 1);
-            let out = &mut seen[i * kv_rank..(i + 1) * kv_rank];
-            kernels.attend(query, scale, &view, first, len, None, out, attend);
+            let (query, out) = (&hand.query, out.row(row));
+            kernels.attend(query, scale, &view, first, len, None, out, &mut hand.attend);
         }
-        compute.matrix(&parts.v_up[h], head, absorbed);
-        let all = scratch.heads.values_mut();
-        for (i, from) in absorbed.chunks_exact(value_dim).enumerate() {
-            let at = i * heads * value_dim + h * value_dim;
-            all[at..at + value_dim].copy_from_slice(from);
-        }
-    }
+        hand.floats = absorbed;
+    });
+    compute.finish(Stage::Attend, seen);
+
+    let seen = &*seen;
+    let out = all.reset(rows, heads * value_dim, parts.o.forms());
+    let outs = Shares::by_columns(out, heads * value_dim, value_dim);
+    compute.each(Stage::Attend, heads, |hand, head| {
+        let (up, tokens) = (&parts.v_up[head], &of_head[head * rows..][..rows]);
+        let panels = 0..up.weight.panel_count();
+        product(&kernels, hand, up, panels, seen, Some(tokens), &mut outs.take(head));
+    });
+    compute.finish(Stage::Attend, all);
 }

@@ -1,5 +1,6 @@
 //! A model's weights, part by part. Shapes are in the names of [`super::Config`].
 
+use crate::math::Forms;
 use crate::weights::Matrix;
 
 /// `y = W x (+ b)`
@@ -8,6 +9,19 @@ pub struct Linear {
     /// `[outputs, inputs]`
     pub weight: Matrix,
     pub bias: Option<Vec<f32>>,
+}
+
+impl Linear {
+    /// What its input must be ready in.
+    pub fn forms(&self) -> Forms {
+        Forms::of(self.weight.format())
+    }
+}
+
+impl From<Matrix> for Linear {
+    fn from(weight: Matrix) -> Linear {
+        Linear { weight, bias: None }
+    }
 }
 
 pub struct Parts {
@@ -57,9 +71,9 @@ pub struct Latent {
     /// `[kv_rank]`
     pub kv_norm: Vec<f32>,
     /// Per head `[kv_rank, nope_dim]`: carries a query into the compressed space.
-    pub k_up: Vec<Matrix>,
+    pub k_up: Vec<Linear>,
     /// Per head `[value_dim, kv_rank]`: carries a sum of compressed vectors back.
-    pub v_up: Vec<Matrix>,
+    pub v_up: Vec<Linear>,
     /// `[hidden, heads * value_dim]`
     pub o: Linear,
 }
@@ -106,39 +120,61 @@ pub struct Experts {
 pub struct Shared {
     pub mlp: Mlp,
     /// `[1, hidden]`
-    pub gate: Option<Matrix>,
+    pub gate: Option<Linear>,
+}
+
+impl Parts {
+    /// Hands every matrix that products use to `each`, with whether it is a routed expert's.
+    pub fn each_weight<'a>(&'a self, mut each: impl FnMut(&'a Matrix, bool)) {
+        for layer in &self.layers {
+            layer.trunk(|weight| each(weight, false));
+            layer.experts().for_each(|weight| each(weight, true));
+        }
+        each(&self.output.weight, false);
+    }
 }
 
 impl Mlp {
-    /// Asks the host for the bytes of all three.
-    pub fn stage(&self) {
-        [&self.gate, &self.up, &self.down].iter().for_each(|linear| linear.weight.stage());
+    pub fn weights(&self) -> [&Matrix; 3] {
+        [&self.gate.weight, &self.up.weight, &self.down.weight]
     }
 }
 
 impl Layer {
-    /// Asks the host for what every token needs of this layer.
-    pub fn stage(&self) {
+    /// Hands every matrix that each token needs to `each`: all but the routed experts.
+    pub fn trunk<'a>(&'a self, mut each: impl FnMut(&'a Matrix)) {
         match &self.attention {
-            Attention::Grouped(g) => [&g.q, &g.k, &g.v, &g.o].iter().for_each(|l| l.weight.stage()),
+            Attention::Grouped(g) => {
+                [&g.q, &g.k, &g.v, &g.o].into_iter().for_each(|l| each(&l.weight))
+            }
             Attention::Latent(l) => {
                 match &l.q {
-                    LatentQuery::Direct(q) => q.weight.stage(),
-                    LatentQuery::LowRank(q) => [&q.a, &q.b].iter().for_each(|l| l.weight.stage()),
+                    LatentQuery::Direct(q) => each(&q.weight),
+                    LatentQuery::LowRank(q) => [&q.a, &q.b].iter().for_each(|l| each(&l.weight)),
                 }
-                l.kv_a.weight.stage();
-                l.k_up.iter().chain(&l.v_up).for_each(Matrix::stage);
-                l.o.weight.stage();
+                each(&l.kv_a.weight);
+                l.k_up.iter().chain(&l.v_up).for_each(|up| each(&up.weight));
+                each(&l.o.weight);
             }
         }
         match &self.ffn {
-            Ffn::Dense(mlp) => mlp.stage(),
+            Ffn::Dense(mlp) => mlp.weights().into_iter().for_each(each),
             Ffn::Experts(experts) => {
-                experts.router.weight.stage();
+                each(&experts.router.weight);
                 if let Some(shared) = &experts.shared {
-                    shared.mlp.stage();
+                    shared.mlp.weights().into_iter().for_each(&mut each);
+                    shared.gate.iter().for_each(|gate| each(&gate.weight));
                 }
             }
         }
+    }
+
+    /// The routed experts' matrices.
+    pub fn experts(&self) -> impl Iterator<Item = &Matrix> + Clone {
+        let experts = match &self.ffn {
+            Ffn::Dense(_) => &[][..],
+            Ffn::Experts(experts) => &experts.experts[..],
+        };
+        experts.iter().flat_map(Mlp::weights)
     }
 }

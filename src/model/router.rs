@@ -4,7 +4,7 @@ use super::config::{GroupScore, Groups, Router, Score};
 use crate::math::{Kernels, top_k};
 
 /// An expert a token goes to and the weight of its answer.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Route {
     pub expert: u32,
     pub weight: f32,
@@ -17,18 +17,19 @@ pub struct Scratch {
     choice: Vec<f32>,
     best: Vec<(u32, f32)>,
     groups: Vec<(u32, f32)>,
+    of_groups: Vec<f32>,
     weights: Vec<f32>,
 }
 
-/// Chooses `used` experts. `logits` are used up; `routes` becomes the choice by ascending id.
+/// Chooses as many experts as `routes` has places. `logits` are used up; `routes` becomes the
+/// choice by ascending id.
 pub fn choose(
     kernels: &Kernels,
     router: &Router,
     correction: Option<&[f32]>,
-    used: usize,
     logits: &mut [f32],
     scratch: &mut Scratch,
-    routes: &mut Vec<Route>,
+    routes: &mut [Route],
 ) {
     let scores = logits;
     match router.score {
@@ -43,9 +44,10 @@ pub fn choose(
         kernels.add(choice, correction);
     }
     if let Some(groups) = router.groups {
-        keep_best_groups(groups, choice, &mut scratch.best, &mut scratch.groups);
+        let Scratch { best, groups: kept, of_groups, .. } = scratch;
+        keep_best_groups(groups, choice, best, kept, of_groups);
     }
-    top_k(choice, used, &mut scratch.best);
+    top_k(choice, routes.len(), &mut scratch.best);
     scratch.best.sort_unstable_by_key(|(expert, _)| *expert);
 
     let weights = &mut scratch.weights;
@@ -60,14 +62,9 @@ pub fn choose(
         let sum = weights.iter().fold(0.0, |sum, w| sum + w) + 1e-20;
         weights.iter_mut().for_each(|w| *w /= sum);
     }
-    routes.clear();
-    routes.extend(
-        scratch
-            .best
-            .iter()
-            .zip(weights)
-            .map(|((expert, _), weight)| Route { expert: *expert, weight: *weight * router.scale }),
-    );
+    for ((route, (expert, _)), weight) in routes.iter_mut().zip(&scratch.best).zip(weights) {
+        *route = Route { expert: *expert, weight: *weight * router.scale };
+    }
 }
 
 /// Makes the experts outside the best groups unelectable.
@@ -76,18 +73,19 @@ fn keep_best_groups(
     choice: &mut [f32],
     best: &mut Vec<(u32, f32)>,
     kept: &mut Vec<(u32, f32)>,
+    of_groups: &mut Vec<f32>,
 ) {
     let size = choice.len() / groups.count;
     let by = match groups.by {
         GroupScore::Best => 1,
         GroupScore::TwoBest => 2.min(size),
     };
-    let mut of_groups = Vec::with_capacity(groups.count);
+    of_groups.clear();
     for members in choice.chunks_exact(size) {
         top_k(members, by, best);
         of_groups.push(best.iter().fold(0.0, |sum, (_, score)| sum + score));
     }
-    top_k(&of_groups, groups.kept, kept);
+    top_k(of_groups, groups.kept, kept);
     for (group, members) in choice.chunks_exact_mut(size).enumerate() {
         if !kept.iter().any(|(id, _)| *id as usize == group) {
             members.fill(f32::NEG_INFINITY);

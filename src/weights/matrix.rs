@@ -9,15 +9,16 @@ mod scales;
 
 use std::ops::Range;
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 pub use scales::Scales;
 
 use super::error::{Error, Result};
 use super::tensor::{Tensor, bad_tensor};
+use crate::base::limits::PANEL_ROWS;
+use crate::host::arena::Slab;
 use crate::host::mapping::Bytes;
-use crate::math::{self, Format};
+use crate::math::{self, Format, Panels};
 
 /// A matrix of weights, cheap to clone: `rows` rows of `cols` weights each, row `i` at
 /// `i * row_stride` of `data`. Neither is ever 0.
@@ -32,8 +33,8 @@ pub struct Matrix {
     row_bytes: usize,
     data: Bytes,
     scales: Option<Scales>,
-    /// Whether the host was asked for the bytes. Shared by clones, which have the same bytes.
-    staged: Arc<AtomicBool>,
+    /// The same weights in panels, once they are in memory. Shared by clones.
+    panels: Arc<OnceLock<Slab>>,
 }
 
 impl Matrix {
@@ -137,7 +138,7 @@ impl Matrix {
             row_bytes,
             data,
             scales: None,
-            staged: Arc::default(),
+            panels: Arc::default(),
         })
     }
 
@@ -182,7 +183,7 @@ impl Matrix {
             rows,
             row_stride: self.row_stride.saturating_mul(step),
             data,
-            staged: Arc::default(),
+            panels: Arc::default(),
             scales: self.scales.as_ref().map(|s| s.gather((0..rows).map(|r| first + r * step))),
             ..self.clone()
         })
@@ -260,24 +261,65 @@ impl Matrix {
         }
     }
 
-    /// Asks the host for the bytes the first time, so that they come in large reads while other
-    /// work goes on. To be called before a product, as early as it is known to come.
-    pub fn stage(&self) {
-        if !self.staged.load(Ordering::Relaxed) {
-            self.staged.store(true, Ordering::Relaxed);
-            self.data.prefetch();
-        }
+    /// Bytes it takes as panels, and panels it has.
+    pub fn panel_bytes(&self) -> usize {
+        // Not beyond the address space: the rows are there, and fifteen more of them would be.
+        Panels::bytes(self.format, self.rows, self.cols).unwrap_or(usize::MAX)
     }
 
-    /// What the kernels multiply with.
-    pub fn view(&self) -> math::Matrix<'_> {
-        let Matrix { format, rows, cols, row_stride, .. } = *self;
-        let view = math::Matrix::with_stride(format, rows, cols, row_stride, &self.data);
+    pub fn panel_count(&self) -> usize {
+        self.rows.div_ceil(PANEL_ROWS)
+    }
+
+    /// Asks the host for all its bytes, so that they come in large reads while other work goes on.
+    pub fn prefetch(&self) {
+        self.data.prefetch();
+    }
+
+    /// Writes some panels to `out`, which has their length.
+    pub fn pack(&self, panels: Range<usize>, out: &mut [u8]) {
+        let start = panels.start * PANEL_ROWS * self.row_stride;
+        let end = (panels.end * PANEL_ROWS * self.row_stride).min(self.data.len());
+        if let Some(rows) = self.data.slice(start..end) {
+            rows.populate();
+        }
+        math::pack(&self.view(), panels, out);
+    }
+
+    /// Takes the weights as panels, from now on what is computed with. The file's pages go.
+    pub fn settle(&self, panels: Slab) {
+        assert_eq!(panels.len(), self.panel_bytes(), "all panels of {}", self.name);
+        let _ = self.panels.set(panels);
+        self.data.release();
+    }
+
+    pub fn is_settled(&self) -> bool {
+        self.panels.get().is_some()
+    }
+
+    /// The panels, once they are in memory.
+    pub fn panels(&self) -> Option<Panels<'_>> {
+        self.panels.get().map(|slab| self.as_panels(slab, 0..self.panel_count()))
+    }
+
+    /// What [`Matrix::pack`] wrote, seen as the panels it is.
+    pub fn as_panels<'a>(&'a self, bytes: &'a [u8], panels: Range<usize>) -> Panels<'a> {
+        let rows = self.rows.min(panels.end * PANEL_ROWS) - panels.start * PANEL_ROWS;
+        let made = Panels::new(self.format, rows, self.cols, bytes);
         let scaled = match &self.scales {
-            Some(scales) => view.and_then(|view| view.with_scales(scales.view())),
-            None => view,
+            Some(scales) => made.and_then(|made| {
+                made.with_scales(scales.view(), self.rows, panels.start * PANEL_ROWS)
+            }),
+            None => made,
         };
         scaled.expect("shape, data and scales were checked when the matrix was made")
+    }
+
+    /// The rows as they lie in the file.
+    fn view(&self) -> math::Matrix<'_> {
+        let Matrix { format, rows, cols, row_stride, .. } = *self;
+        math::Matrix::with_stride(format, rows, cols, row_stride, &self.data)
+            .expect("shape and data were checked when the matrix was made")
     }
 
     /// A row's bytes.

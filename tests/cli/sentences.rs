@@ -1,5 +1,7 @@
 //! What is refused, with which code and in which words.
 
+use penstock::math::IsaChoice;
+
 use crate::{reference, run, run_with_input};
 
 /// Command lines that make no sense: 2, and the option is named.
@@ -28,7 +30,9 @@ fn nonsense_on_the_command_line() {
         (&["run", "demo", "hi", "-n", "-1"], "from 1"),
         (&["run", "demo", "hi", "--stop", ""], "--stop"),
         (&["run", "demo", "hi", "--context", "10000000000"], "2^30"),
-        (&["run", "demo", "hi", "--cores", "2"], "not implemented"),
+        (&["run", "demo", "hi", "--cores", "0"], "from 1"),
+        (&["run", "demo", "hi", "--cores", "x"], "--cores"),
+        (&["bench", "demo", "--batch", "0"], "--batch"),
         (&["run", "demo", "hi", "--memory", "8GiB"], "not implemented yet"),
         (&["logits", "demo", "--tokens", "1", "--out", "x.npy", "--memory", "1"], "budget"),
         (&["run", "demo", "hi", "--isa", "mmx"], "avx512"),
@@ -48,6 +52,21 @@ fn nonsense_on_the_command_line() {
         assert_eq!(ran.code, Some(2), "{args:?}: {}", ran.err);
         assert!(ran.err.contains(words), "{args:?} lacks {words:?}: {}", ran.err);
         assert_eq!(ran.out, "", "{args:?}");
+    }
+}
+
+/// No host of today lacks nothing; what this one lacks is named.
+#[test]
+fn an_instruction_set_that_is_not_there() {
+    for isa in [IsaChoice::Avx2, IsaChoice::Avx512, IsaChoice::Amx] {
+        let ran = run(&["run", "demo", "hi", "-n", "1", "--isa", isa.name()]);
+        match isa.resolve() {
+            Ok(_) => assert_eq!(ran.code, Some(0), "{isa}: {}", ran.err),
+            Err(_) => {
+                assert_eq!(ran.code, Some(1), "{isa}: {}", ran.err);
+                assert!(ran.err.contains(isa.name()) && ran.err.contains(" has "), "{}", ran.err);
+            }
+        }
     }
 }
 
@@ -82,7 +101,7 @@ fn what_cannot_be_done() {
         (&["run", "demo", "hi", "--logit-bias", "4000000000=1"], &["4000000000", "vocabulary"]),
         (&["run", "demo", "hi", "--context", "1"], &["--context", "trained for"]),
         (&["run", "demo", "hi", "--context", "1000000000"], &["at most", "--context"]),
-        (&["run", "demo", "hi", "--isa", "amx"], &["amx", "this host has"]),
+        (&["run", "demo", "hi", "--cores", "100000"], &["--cores 100000", "at most"]),
         (&["logits", "demo", "--tokens", "4000000000", "--out", &out], &["4000000000"]),
         (&["logits", "demo", "--tokens", "@nofile", "--out", &out], &["nofile"]),
         (&["logits", "demo", "--tokens", "@/dev/zero", "--out", &out], &["/dev/zero"]),

@@ -52,7 +52,7 @@ pub trait Container: Sized {
     }
 
     /// Latent attention's two up-projections where they come apart, head by head.
-    fn latent_up(&self, _: &Block<Self>) -> Result<Option<(Vec<Matrix>, Vec<Matrix>)>> {
+    fn latent_up(&self, _: &Block<Self>) -> Result<Option<(Vec<Linear>, Vec<Linear>)>> {
         Ok(None)
     }
 
@@ -224,12 +224,12 @@ fn split_kv_b(
     heads: usize,
     nope_dim: usize,
     value_dim: usize,
-) -> Result<(Vec<Matrix>, Vec<Matrix>)> {
+) -> Result<(Vec<Linear>, Vec<Linear>)> {
     let (mut k_up, mut v_up) = (Vec::with_capacity(heads), Vec::with_capacity(heads));
     for head in 0..heads {
         let start = head * (nope_dim + value_dim);
-        k_up.push(kv_b.rows_in(start..start + nope_dim)?.transposed()?);
-        v_up.push(kv_b.rows_in(start + nope_dim..start + nope_dim + value_dim)?);
+        k_up.push(kv_b.rows_in(start..start + nope_dim)?.transposed()?.into());
+        v_up.push(kv_b.rows_in(start + nope_dim..start + nope_dim + value_dim)?.into());
     }
     Ok((k_up, v_up))
 }

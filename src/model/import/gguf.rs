@@ -63,7 +63,7 @@ impl Container for Gguf {
         ]))
     }
 
-    fn latent_up(&self, block: &Block<Self>) -> Result<Option<(Vec<Matrix>, Vec<Matrix>)>> {
+    fn latent_up(&self, block: &Block<Self>) -> Result<Option<(Vec<Linear>, Vec<Linear>)>> {
         let AttentionKind::Latent { kv_rank, nope_dim, value_dim, .. } =
             block.config.attention.kind
         else {
@@ -71,8 +71,8 @@ impl Container for Gguf {
         };
         let Some(k_b) = block.find("attn_k_b.weight") else { return Ok(None) };
         let heads = block.config.attention.heads;
-        let per_head = |tensor, rows, cols| -> Result<Vec<Matrix>> {
-            (0..heads).map(|h| stacked(tensor, h, [heads, rows, cols])).collect()
+        let per_head = |tensor, rows, cols| -> Result<Vec<Linear>> {
+            (0..heads).map(|h| Ok(stacked(tensor, h, [heads, rows, cols])?.into())).collect()
         };
         let v_b = block.need("attn_v_b.weight")?;
         Ok(Some((per_head(k_b, kv_rank, nope_dim)?, per_head(v_b, value_dim, kv_rank)?)))
@@ -86,7 +86,7 @@ impl Container for Gguf {
             Ok(Shared {
                 mlp: block.mlp(names, shared.width)?,
                 gate: match shared.gated {
-                    true => Some(block.matrix("ffn_gate_inp_shexp", 1, hidden)?),
+                    true => Some(block.matrix("ffn_gate_inp_shexp", 1, hidden)?.into()),
                     false => None,
                 },
             })

@@ -123,7 +123,7 @@ impl Container for Checkpoint<'_> {
             None => None,
             Some(shared) if shared.gated => Some(Shared {
                 mlp: mlp_named(block, "mlp.shared_expert", shared.width)?,
-                gate: Some(block.linear("mlp.shared_expert_gate", 1, hidden)?.weight),
+                gate: Some(block.linear("mlp.shared_expert_gate", 1, hidden)?),
             }),
             Some(shared) => Some(Shared {
                 mlp: mlp_named(block, "mlp.shared_experts", shared.width)?,

@@ -1,0 +1,86 @@
+//! Floor 3: shards. A shard is a seat: one pinned thread with one glommio reactor.
+//!
+//! Owns threads, their cores, their reactors, the rings between them, and the order in which a
+//! shard looks at things. Knows no session and no layer: what shards compute is handed to them by
+//! the lead's [`Crew`], stage by stage. Imports `model` (what a shard holds in its hands), `host`,
+//! `base`.
+//!
+//! ```text
+//! shard 0, the lead          engine, and later the socket; the thread the program began on
+//! shards 1.., its mates      wait for the lead's word
+//!
+//! orders:  lead ──ring──▶ mate     begin a step, rest, leave; the only ring there is so far, so
+//!                                  no edge of the ring graph can close a circle
+//! stages:  crew's board            see `host::crew`
+//! ```
+//!
+//! **Poll order.** In a step a shard looks at (1) the board, for a stage to help with, and (2) its
+//! ring of orders; it spins, and never parks. It *breathes* when a millisecond has passed: it
+//! sends itself once through its reactor, so that sockets and timers on it are served
+//! ([`Lead::breathe`]). Between steps it looks at its orders alone, spins for a moment (the next
+//! token of an answer is not far), and then parks in its reactor until its bell rings.
+//!
+//! With one core there are no mates, no rings and no board: the same code without its waiting.
+
+use std::time::Duration;
+
+mod breath;
+mod lead;
+mod mate;
+mod queues;
+
+pub use lead::{Lead, now, run};
+pub use queues::Queues;
+
+/// Where shards sit and how they live.
+#[derive(Clone, Debug)]
+pub struct Seats {
+    /// The core of each shard, the lead's first. `None` leaves one to the host's scheduler.
+    pub cores: Vec<Option<usize>>,
+    /// How long a shard computes before it breathes.
+    pub breath: Duration,
+}
+
+impl Seats {
+    pub fn on(cores: impl IntoIterator<Item = usize>) -> Seats {
+        Seats { cores: cores.into_iter().map(Some).collect(), breath: BREATH }
+    }
+
+    /// So many shards on whatever cores there are, for tests.
+    pub fn anywhere(shards: usize) -> Seats {
+        Seats { cores: vec![None; shards], breath: BREATH }
+    }
+}
+
+/// A breath takes 6 to 9 µs, so that this costs less than a hundredth; a socket on the same reactor
+/// answers within it.
+const BREATH: Duration = Duration::from_millis(1);
+
+/// What the lead tells a mate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Order {
+    /// A step begins: look at the board and at nothing else for long.
+    Begin,
+    /// It is over.
+    Rest,
+    /// The program is over.
+    Leave,
+}
+
+/// Orders on their way to one mate: at most a rest, a beginning, a rest and a leave.
+const ORDERS: usize = 4;
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(
+        "a reactor cannot be started: {reason}; io_uring must be allowed (kernel.io_uring_disabled \
+         = 0, no seccomp filter against it) and RLIMIT_MEMLOCK be 512 KiB or more"
+    )]
+    Reactor { reason: String },
+
+    #[error("cannot start a thread for shard {seat}: {reason}")]
+    Thread { seat: usize, reason: std::io::Error },
+}
+
+#[cfg(test)]
+mod tests;

@@ -11,7 +11,7 @@ use super::super::panels::Segment;
 use super::super::simd::{Bytes, Ints, Row, Simd, quads};
 use super::lanes::{Block, Integers, LaneCodes};
 use super::tile::Tile;
-use crate::base::limits::{LANES, SMALL_BLOCK, SUPER_BLOCK};
+use crate::base::limits::{LANES, PANEL_ROWS, SMALL_BLOCK, SUPER_BLOCK};
 
 /// `$body` for each run of 32 of a super-block. Runs whose codes lie in the same bytes follow each
 /// other with constant numbers, so that shifts are immediate and a load serves them all; all
@@ -255,6 +255,53 @@ pub(super) struct Opened<'a> {
     min: &'a Row,
 }
 
+/// Bytes of a cache line.
+pub(super) const LINE: usize = 64;
+
+/// What to fetch while a segment is multiplied: what lies as far from here as the columns that are
+/// being multiplied are from the segment's first.
+#[derive(Clone, Copy)]
+pub(super) struct Ahead {
+    /// To the second level.
+    pub far: Option<*const u8>,
+    /// To the first.
+    pub near: Option<*const u8>,
+}
+
+impl Ahead {
+    pub const NOTHING: Ahead = Ahead { far: None, near: None };
+
+    /// The part that goes with a group of runs of 32 columns, of which `run` is the first.
+    #[inline(always)]
+    fn fetch<F: LaneCodes>(self, run: usize) {
+        let bytes = PANEL_ROWS * F::FORMAT.block_bytes() * SMALL_BLOCK / F::LEN;
+        let lines = (run * bytes..(run + F::GROUP) * bytes).step_by(LINE);
+        if let Some(far) = self.far {
+            lines.clone().for_each(|i| prefetch::<false>(far.wrapping_add(i)));
+        }
+        if let Some(near) = self.near {
+            lines.for_each(|i| prefetch::<true>(near.wrapping_add(i)));
+        }
+    }
+}
+
+/// A hint that a line will be needed, to the first level of cache or to the second. The address
+/// may be any.
+#[inline(always)]
+pub(super) fn prefetch<const FIRST: bool>(at: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a hint reads nothing and does not fault.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T0, _MM_HINT_T1, _mm_prefetch};
+        match FIRST {
+            true => _mm_prefetch::<_MM_HINT_T0>(at.cast()),
+            false => _mm_prefetch::<_MM_HINT_T1>(at.cast()),
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
+}
+
 /// One segment's chains for `P` panels and `T` tokens.
 #[inline(always)]
 pub(super) fn segment<S: Simd, F: LaneCodes, W: Source<S>, const P: usize, const T: usize>(
@@ -262,6 +309,7 @@ pub(super) fn segment<S: Simd, F: LaneCodes, W: Source<S>, const P: usize, const
     from: [W; P],
     blocks: usize,
     x: &[Act; T],
+    ahead: Ahead,
 ) -> [[S::F; T]; P] {
     let mut acc = [[s.splat(0.0); T]; P];
     let mut rooms = [const { W::ROOM }; P];
@@ -271,8 +319,9 @@ pub(super) fn segment<S: Simd, F: LaneCodes, W: Source<S>, const P: usize, const
             opened[p] = from[p].block(b, &mut rooms[p]);
         }
         let isum = match F::LEN {
-            SUPER_BLOCK => scaled_dots::<S, F, W, P, T>(s, opened, &rooms, b, x),
+            SUPER_BLOCK => scaled_dots::<S, F, W, P, T>(s, opened, &rooms, b, x, ahead),
             _ => {
+                ahead.fetch::<F>(b);
                 let mut sums = [[s.zero(); T]; P];
                 let mut q: [&[[u8; 4]]; T] = [&[]; T];
                 for t in 0..T {
@@ -332,6 +381,7 @@ fn scaled_dots<S: Simd, F: LaneCodes, W: Source<S>, const P: usize, const T: usi
     rooms: &[W::Room; P],
     b: usize,
     x: &[Act; T],
+    ahead: Ahead,
 ) -> [[S::I; T]; P] {
     let mut isum = [[s.zero(); T]; P];
     let mut codes: [&[[u8; 4]]; T] = [&[]; T];
@@ -340,6 +390,10 @@ fn scaled_dots<S: Simd, F: LaneCodes, W: Source<S>, const P: usize, const T: usi
     }
     for_runs!(F, |group, i| {
         let run = group * F::GROUP + i;
+        if i == 0 {
+            // Not among a group's runs: loads that they share would be repeated after it.
+            ahead.fetch::<F>(b * 8 + run);
+        }
         let mut q = codes;
         for t in 0..T {
             q[t] = &codes[t][run * QUADS..][..QUADS];

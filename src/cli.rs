@@ -156,7 +156,7 @@ fn positive(text: &str) -> Result<usize, String> {
 
 impl Compute {
     fn options(&self, context: Option<usize>) -> engine::Options {
-        engine::Options { isa: self.isa, prefill_chunk: self.prefill_chunk, context }
+        engine::Options { isa: self.isa, prefill_chunk: self.prefill_chunk, context, room: None }
     }
 
     /// Seats the shards and runs `command` on the lead.

@@ -80,11 +80,14 @@ pub struct Options {
     /// Positions to have room for; `None`: what the model was trained for, or as much of it as a
     /// quarter of the free memory holds.
     pub context: Option<usize>,
+    /// Bytes of weights to keep in memory; `None`: all, or as many as there is memory for. What has
+    /// no room is packed again for every use.
+    pub room: Option<usize>,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { isa: IsaChoice::Auto, prefill_chunk: 512, context: None }
+        Options { isa: IsaChoice::Auto, prefill_chunk: 512, context: None, room: None }
     }
 }
 
@@ -120,7 +123,7 @@ impl Engine {
         Ok(Engine {
             context,
             lead,
-            home: plan_home(&model, kv_bytes)?,
+            home: plan_home(&model, kv_bytes, options.room)?,
             step: Step::new(&model.config, kernels, kv.clone()),
             batch: Batch::default(),
             arena: plan_pages(kv_bytes)?,
@@ -306,7 +309,10 @@ impl Engine {
 const MARGIN: u64 = 256 << 20;
 
 /// Room for the weights: all of them where they fit, else what does, of which the trunk must.
-fn plan_home(model: &Model, kv_bytes: u64) -> Result<Home, Error> {
+fn plan_home(model: &Model, kv_bytes: u64, room: Option<usize>) -> Result<Home, Error> {
+    if let Some(room) = room {
+        return Ok(Home::new(room)?);
+    }
     let (mut trunk, mut all) = (0, 0);
     model.parts.each_weight(|weight, routed| {
         // One that settled for an engine before this one has its room.

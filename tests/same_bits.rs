@@ -59,12 +59,14 @@ struct Way {
     prefill_chunk: usize,
     /// Shards, which share the cores of a host that has fewer.
     shards: usize,
+    /// Bytes of weights that find room in memory; the others are packed for every use.
+    room: Option<usize>,
 }
 
 impl Way {
     fn options(self, context: usize) -> Options {
-        let Way { isa, prefill_chunk, .. } = self;
-        Options { isa, prefill_chunk, context: Some(context) }
+        let Way { isa, prefill_chunk, room, .. } = self;
+        Options { isa, prefill_chunk, context: Some(context), room }
     }
 }
 
@@ -101,17 +103,34 @@ fn cores_chunks_and_instruction_sets_change_no_bit() {
     let isas = isas();
     for (name, model) in models() {
         let tokens = prompt(model.config.vocab, 83, 7);
-        let scalar = Way { isa: IsaChoice::Scalar, prefill_chunk: 1000, shards: 1 };
+        let scalar = Way { isa: IsaChoice::Scalar, prefill_chunk: 1000, shards: 1, room: None };
         let oracle = logit_bits(&model, &tokens, scalar);
         assert!(oracle.iter().all(|&bits| f32::from_bits(bits).is_finite()), "{name}");
         for isa in isas.iter().copied() {
             for prefill_chunk in [1, 7, 64, 1000] {
                 for shards in [1, 2, 4] {
-                    let way = Way { isa, prefill_chunk, shards };
+                    let way = Way { isa, prefill_chunk, shards, room: None };
                     assert!(logit_bits(&model, &tokens, way) == oracle, "{name}: {way:?}");
                 }
             }
         }
+    }
+}
+
+/// Weights that find no room, or only some of which do, give the bits of those that settled.
+#[test]
+fn room_for_the_weights_changes_no_bit() {
+    // A matrix settles for as long as its model lives, so every turn opens the models anew.
+    let bits = |room, shards| -> Vec<Vec<u32>> {
+        let way = Way { isa: IsaChoice::Auto, prefill_chunk: 16, shards, room };
+        let of = |(_, model): (_, Rc<Model>)| {
+            logit_bits(&model, &prompt(model.config.vocab, 40, 5), way)
+        };
+        models().into_iter().map(of).collect()
+    };
+    let settled = bits(None, 1);
+    for (room, shards) in [(0, 1), (0, 2), (40_000, 2)] {
+        assert!(bits(Some(room), shards) == settled, "{room} bytes, {shards} shards");
     }
 }
 
@@ -120,7 +139,8 @@ fn cores_chunks_and_instruction_sets_change_no_bit() {
 fn long_contexts_change_no_bit() {
     let model = Rc::new(Model::open(&demo::source().unwrap()).unwrap());
     let tokens = prompt(model.config.vocab, 1100, 11);
-    let way = |prefill_chunk, shards| Way { isa: IsaChoice::Auto, prefill_chunk, shards };
+    let way =
+        |prefill_chunk, shards| Way { isa: IsaChoice::Auto, prefill_chunk, shards, room: None };
     let whole = logit_bits(&model, &tokens, way(2000, 1));
     assert!(logit_bits(&model, &tokens, way(129, 2)) == whole);
 }
@@ -175,7 +195,7 @@ fn company_changes_no_bit() {
         assert_eq!(engine.free_pages(), pages, "{name}: pages came back");
 
         for (prefill_chunk, shards) in [(5, 1), (40, 2), (11, 4)] {
-            let way = Way { isa: IsaChoice::Auto, prefill_chunk, shards };
+            let way = Way { isa: IsaChoice::Auto, prefill_chunk, shards, room: None };
             let requests = requests.clone();
             let (together, pages) = with_engine(&model, way, 400, async move |engine| {
                 let pages = engine.free_pages();

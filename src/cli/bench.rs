@@ -9,6 +9,7 @@ use std::rc::Rc;
 use serde::Serialize;
 
 use super::{Outcome, chunk, open, positive};
+use crate::base::units::Bytes;
 use crate::engine::{self, Engine};
 use crate::host::memory;
 use crate::host::roof::Roof;
@@ -190,8 +191,18 @@ async fn on(model: Rc<Model>, args: Args, lead: Lead) -> Outcome<Found> {
         isa: args.isa,
         prefill_chunk: args.prefill_chunk,
         context: Some(context),
+        room: None,
     };
-    let mut engine = Engine::seated(model, options, lead)?;
+    let mut engine = Engine::seated(model, options, lead).map_err(|error| match error {
+        engine::Error::Context { needed, free, .. } => format!(
+            "the sessions to be measured need {} for keys and values and {} is free: lower --batch, \
+             --context, --decode or --prefill",
+            Bytes(needed),
+            Bytes(free)
+        )
+        .into(),
+        other => Box::<dyn std::error::Error>::from(other),
+    })?;
     engine.settle().await;
     let mut runs = Vec::new();
     for &prompt in &args.prefill {

@@ -46,19 +46,6 @@ impl<'a, T> Columns<'a, T> {
         // SAFETY: the rectangle lies in the buffer and is this one's alone; the row is inside.
         unsafe { std::slice::from_raw_parts_mut(self.at.add(row * self.stride), self.cols) }
     }
-
-    /// Fewer columns, for as long as this is not used.
-    pub fn narrow(&mut self, cols: Range<usize>) -> Columns<'_, T> {
-        assert!(cols.start <= cols.end && cols.end <= self.cols, "{cols:?} of {}", self.cols);
-        Columns {
-            // SAFETY: inside the rectangle, or one past its end if nothing is left.
-            at: unsafe { self.at.add(cols.start) },
-            rows: self.rows,
-            cols: cols.len(),
-            stride: self.stride,
-            buffer: PhantomData,
-        }
-    }
 }
 
 /// Where the rows are cut.
@@ -226,16 +213,6 @@ mod tests {
         let mut b = [9.0; 10];
         let got = filled(&mut b, |b| Shares::within(b, 5, 1..4, 2));
         assert_eq!(got, [9., 0., 0., 1., 9., 9., 0., 0., 1., 9.]);
-    }
-
-    #[test]
-    fn columns_narrow() {
-        let mut b = [0.0; 8];
-        let mut all = Columns::whole(&mut b, 4);
-        let mut some = all.narrow(1..3);
-        assert_eq!((some.rows(), some.cols()), (2, 2));
-        some.row(1).copy_from_slice(&[1.0, 2.0]);
-        assert_eq!(all.row(1), [0.0, 1.0, 2.0, 0.0]);
     }
 
     #[test]

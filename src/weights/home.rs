@@ -2,8 +2,8 @@
 //! them.
 //!
 //! A matrix *settles* when it is first needed: the shards read its rows from the file and write
-//! them as panels, each its share. The trunk settles when a model is opened, an expert when the
-//! first token goes to it. When the arena is full, what has not settled is packed again for every
+//! them as panels, each its share. The trunk settles with the first step, an expert when the first
+//! token goes to it. When the arena is full, what has not settled is packed again for every
 //! use, into the hand of the shard that uses it: slow, but never more memory than was planned.
 
 use crate::host::arena::{Arena, ArenaError, Region};

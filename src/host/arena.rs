@@ -47,7 +47,7 @@ pub struct Region {
 
 /// A piece of an arena that nobody writes to any more: cheap to clone, and to share.
 #[derive(Clone, Debug)]
-pub struct Slab {
+pub struct Frozen {
     piece: Piece,
 }
 
@@ -87,7 +87,7 @@ struct Piece {
 unsafe impl Send for Memory {}
 // SAFETY: as above.
 unsafe impl Sync for Memory {}
-// SAFETY: a piece is owned as a `Box<[u8]>` is (`Region`) or shared as an `Arc<[u8]>` is (`Slab`).
+// SAFETY: a piece is owned as a `Box<[u8]>` is (`Region`) or shared as an `Arc<[u8]>` is (`Frozen`).
 unsafe impl Send for Piece {}
 // SAFETY: as above; through a shared reference it is only read.
 unsafe impl Sync for Piece {}
@@ -286,8 +286,8 @@ impl Region {
     }
 
     /// Gives up writing, for sharing.
-    pub fn freeze(self) -> Slab {
-        Slab { piece: self.piece }
+    pub fn freeze(self) -> Frozen {
+        Frozen { piece: self.piece }
     }
 }
 
@@ -307,17 +307,17 @@ impl DerefMut for Region {
     }
 }
 
-impl Slab {
+impl Frozen {
     /// A part of these bytes, `None` if it is not inside them.
-    pub fn slice(&self, part: Range<usize>) -> Option<Slab> {
+    pub fn slice(&self, part: Range<usize>) -> Option<Frozen> {
         let len = self.get(part.clone())?.len();
         // SAFETY: the part lies inside the piece.
         let start = unsafe { self.piece.start.add(part.start) };
-        Some(Slab { piece: Piece { memory: Arc::clone(&self.piece.memory), start, len } })
+        Some(Frozen { piece: Piece { memory: Arc::clone(&self.piece.memory), start, len } })
     }
 }
 
-impl Deref for Slab {
+impl Deref for Frozen {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
@@ -358,13 +358,13 @@ mod tests {
     }
 
     #[test]
-    fn slabs_outlive_the_arena_and_are_shared() {
+    fn frozen_regions_outlive_the_arena_and_are_shared() {
         let arena = Arena::reserve(1 << 16).unwrap();
         let mut region = arena.take(1000, 64).unwrap();
         region.iter_mut().enumerate().for_each(|(i, byte)| *byte = i as u8);
-        let slab = region.freeze();
+        let frozen = region.freeze();
         drop(arena);
-        let part = slab.slice(10..20).unwrap();
+        let part = frozen.slice(10..20).unwrap();
         assert_eq!(part[..], [10, 11, 12, 13, 14, 15, 16, 17, 18, 19]);
         assert_eq!(part.slice(9..10).unwrap()[..], [19]);
         assert!(part.slice(5..11).is_none() && part.slice(10..10).unwrap().is_empty());
@@ -372,11 +372,11 @@ mod tests {
         assert!(part.slice(from..to).is_none());
         let threads: Vec<_> = (0..2)
             .map(|_| {
-                let slab = slab.clone();
-                std::thread::spawn(move || slab.iter().map(|byte| u64::from(*byte)).sum::<u64>())
+                let frozen = frozen.clone();
+                std::thread::spawn(move || frozen.iter().map(|byte| u64::from(*byte)).sum::<u64>())
             })
             .collect();
-        drop(slab);
+        drop(frozen);
         let sums: Vec<u64> = threads.into_iter().map(|thread| thread.join().unwrap()).collect();
         assert_eq!(sums[0], sums[1]);
         assert_eq!(part[0], 10);

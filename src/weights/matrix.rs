@@ -16,7 +16,7 @@ pub use scales::Scales;
 use super::error::{Error, Result};
 use super::tensor::{Tensor, bad_tensor};
 use crate::base::limits::PANEL_ROWS;
-use crate::host::arena::Slab;
+use crate::host::arena::Frozen;
 use crate::host::mapping::Bytes;
 use crate::math::{self, Format, Panels};
 
@@ -34,7 +34,7 @@ pub struct Matrix {
     data: Bytes,
     scales: Option<Scales>,
     /// The same weights in panels, once they are in memory. Shared by clones.
-    panels: Arc<OnceLock<Slab>>,
+    panels: Arc<OnceLock<Frozen>>,
 }
 
 impl Matrix {
@@ -287,7 +287,7 @@ impl Matrix {
     }
 
     /// Takes the weights as panels, from now on what is computed with. The file's pages go.
-    pub fn settle(&self, panels: Slab) {
+    pub fn settle(&self, panels: Frozen) {
         assert_eq!(panels.len(), self.panel_bytes(), "all panels of {}", self.name);
         let _ = self.panels.set(panels);
         self.data.release();
@@ -299,7 +299,7 @@ impl Matrix {
 
     /// The panels, once they are in memory.
     pub fn panels(&self) -> Option<Panels<'_>> {
-        self.panels.get().map(|slab| self.as_panels(slab, 0..self.panel_count()))
+        self.panels.get().map(|frozen| self.as_panels(frozen, 0..self.panel_count()))
     }
 
     /// What [`Matrix::pack`] wrote, seen as the panels it is.

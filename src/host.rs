@@ -7,6 +7,7 @@
 pub mod arena;
 pub mod bell;
 pub mod crew;
+pub mod drive;
 pub mod mapping;
 pub mod memory;
 pub mod output;

@@ -143,6 +143,13 @@ impl Arena {
         self.memory.pages
     }
 
+    /// The addresses of all its bytes, for who must tell the kernel of them beforehand. What lies
+    /// there belongs to the regions.
+    pub fn span(&self) -> Range<usize> {
+        let start = self.memory.start.addr().get();
+        start..start + self.memory.len
+    }
+
     /// Whether its pages stay in memory once they are there.
     pub fn locked(&self) -> bool {
         self.memory.locked
@@ -285,6 +292,34 @@ impl Region {
         unsafe { std::slice::from_raw_parts_mut(self.piece.start.as_ptr().cast(), floats) }
     }
 
+    /// Cuts the first `at` bytes off, which become a region of their own.
+    ///
+    /// # Panics
+    /// If there are not so many, or `at` is no multiple of 64: every region begins at a cache line.
+    pub fn split_to(&mut self, at: usize) -> Region {
+        assert!(at <= self.piece.len, "{at} bytes of a region of {}", self.piece.len);
+        assert!(at.is_multiple_of(LINE), "a region begins at a multiple of {LINE}, not at {at}");
+        let first =
+            Piece { memory: Arc::clone(&self.piece.memory), start: self.piece.start, len: at };
+        // SAFETY: `at` is at most the length, so the rest lies inside the piece too.
+        self.piece.start = unsafe { self.piece.start.add(at) };
+        self.piece.len -= at;
+        Region { piece: first }
+    }
+
+    /// One region of two that touch, this one first. Both come back if they do not.
+    pub fn join(self, next: Region) -> Result<Region, (Region, Region)> {
+        let (first, second) = (&self.piece, &next.piece);
+        let end = first.start.addr().get() + first.len;
+        if !Arc::ptr_eq(&first.memory, &second.memory) || end != second.start.addr().get() {
+            return Err((self, next));
+        }
+        // Both lie in one mapping and are nobody else's, so their bytes together are too.
+        let (mut piece, len) = (self.piece, second.len);
+        piece.len += len;
+        Ok(Region { piece })
+    }
+
     /// Gives up writing, for sharing.
     pub fn freeze(self) -> Frozen {
         Frozen { piece: self.piece }
@@ -355,6 +390,57 @@ mod tests {
         rest.fill(3);
         assert_eq!(arena.left(), 0);
         assert!(arena.take(1, 1).is_none());
+    }
+
+    #[test]
+    fn a_region_is_split_and_joined_again() {
+        let arena = Arena::reserve(1 << 16).unwrap();
+        let span = arena.span();
+        let mut rest = arena.take(1000, 64).unwrap();
+        let address = rest.as_ptr().addr();
+        assert!(span.contains(&address) && span.len() == 1 << 16);
+        rest.iter_mut().enumerate().for_each(|(i, byte)| *byte = i as u8);
+        let mut first = rest.split_to(128);
+        let nothing = rest.split_to(0);
+        let mut second = rest.split_to(512);
+        assert_eq!((first.len(), second.len(), rest.len()), (128, 512, 360));
+        assert_eq!((first[127], second[0], rest[0]), (127, 128, 640_u32 as u8));
+
+        // Each is written on a thread of its own, as a drive does, while the others are looked at.
+        let second = std::thread::spawn(move || {
+            second.fill(7);
+            second.floats_mut()[0] = 0.0;
+            second
+        });
+        first.fill(5);
+        rest.floats_mut()[0] = 1.0;
+        let second = second.join().unwrap();
+
+        let (first, rest) = first.join(rest).expect_err("there is a hole");
+        let (second, first) = second.join(first).expect_err("the wrong way round");
+        let whole = first.join(nothing).unwrap().join(second).unwrap().join(rest).unwrap();
+        assert_eq!((whole.len(), whole.as_ptr().addr()), (1000, address));
+        assert_eq!((whole[127], whole[128], whole[132], whole[639]), (5, 0, 7, 7));
+        assert_eq!(whole[640..644], 1f32.to_ne_bytes());
+        assert_eq!(whole[644], 644_u32 as u8);
+
+        let other = Arena::reserve(64).unwrap().take(64, 64).unwrap();
+        let (whole, other) = whole.join(other).expect_err("another arena");
+        assert_eq!((whole.len(), other.len()), (1000, 64));
+        drop(arena);
+        assert_eq!(whole[639], 7);
+    }
+
+    #[test]
+    #[should_panic = "begins at a multiple of 64"]
+    fn a_region_begins_at_a_cache_line() {
+        Arena::reserve(1 << 12).unwrap().take(1000, 64).unwrap().split_to(100);
+    }
+
+    #[test]
+    #[should_panic = "1024 bytes of a region of 1000"]
+    fn a_region_is_split_inside() {
+        Arena::reserve(1 << 12).unwrap().take(1000, 64).unwrap().split_to(1024);
     }
 
     #[test]

@@ -10,6 +10,7 @@
 //!                                                safetensors  one file of it
 //! tensor      a named tensor                     matrix       what a model keeps of it
 //! sniff       what a file that is no model is    error        what can be wrong
+//! residency   which slab has which slot (pure)   trace        recorded routing
 //! ```
 
 pub mod error;
@@ -17,6 +18,7 @@ pub mod folder;
 pub mod gguf;
 pub mod home;
 pub mod matrix;
+pub mod residency;
 pub mod safetensors;
 mod sniff;
 pub mod source;

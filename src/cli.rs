@@ -11,7 +11,12 @@ mod logits;
 mod npy;
 mod open;
 mod out;
+mod pack;
+// Commands that compute do not read packs yet.
+#[allow(dead_code)]
+mod packs;
 mod perplexity;
+mod progress;
 mod read;
 mod run;
 mod signals;
@@ -49,6 +54,7 @@ enum Command {
     Perplexity(perplexity::Args),
     Synth(synth::Args),
     Bench(bench::Args),
+    Pack(pack::Args),
 }
 
 /// What any command can fail with: one sentence for the user.
@@ -72,6 +78,7 @@ pub fn main() -> ExitCode {
         Command::Perplexity(args) => perplexity::run(args),
         Command::Synth(args) => synth::run(args),
         Command::Bench(args) => bench::run(args),
+        Command::Pack(args) => pack::run(args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -164,7 +171,15 @@ impl Compute {
     where
         F: Future<Output = Outcome> + 'static,
     {
-        let cores = Topology::read().seats(self.cores)?;
-        shard::run(&Seats::on(cores.iter().map(|cpu| cpu.id)), |lead, _| command(lead))?
+        seated(self.cores, command)
     }
+}
+
+/// Seats a shard on each of so many cores, or on all, and runs `command` on the lead.
+fn seated<F>(cores: Option<usize>, command: impl FnOnce(Lead) -> F + 'static) -> Outcome
+where
+    F: Future<Output = Outcome> + 'static,
+{
+    let cores = Topology::read().seats(cores)?;
+    shard::run(&Seats::on(cores.iter().map(|cpu| cpu.id)), |lead, _| command(lead))?
 }

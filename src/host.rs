@@ -8,6 +8,7 @@ pub mod arena;
 pub mod bell;
 pub mod crew;
 pub mod drive;
+pub mod disk;
 pub mod mapping;
 pub mod memory;
 pub mod output;

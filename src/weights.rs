@@ -11,6 +11,7 @@
 //! tensor      a named tensor                     matrix       what a model keeps of it
 //! sniff       what a file that is no model is    error        what can be wrong
 //! residency   which slab has which slot (pure)   trace        recorded routing
+//! pack        a model's panels on the disk       home         and in memory
 //! ```
 
 pub mod error;
@@ -19,6 +20,7 @@ pub mod gguf;
 pub mod home;
 pub mod matrix;
 pub mod residency;
+pub mod pack;
 pub mod safetensors;
 mod sniff;
 pub mod source;

@@ -1,10 +1,11 @@
 //! `penstock synth`: a random model of a real shape.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::out::note;
+use super::progress::Progress;
 use super::signals::Stop;
 use super::{Outcome, counted};
 use crate::base::units::{Bytes, Count};
@@ -156,7 +157,7 @@ pub fn run(args: Args) -> Outcome {
 }
 
 fn write_file(recipe: &Recipe, path: &Path) -> Outcome {
-    let (mut progress, whole) = (Progress::new(recipe.weight_bytes()), recipe.weight_bytes());
+    let (mut progress, whole) = (Progress::new("", recipe.weight_bytes()), recipe.weight_bytes());
     // A signal takes the unfinished file away.
     let stop = Stop::on_any()?;
     let (mut done, mut stopped) = (0, None);
@@ -187,38 +188,6 @@ fn write_file(recipe: &Recipe, path: &Path) -> Outcome {
         };
         error.into()
     })
-}
-
-/// A line on standard error that is written over, if a person may be looking.
-struct Progress {
-    whole: u64,
-    start: Instant,
-    shown: Option<Instant>,
-    wanted: bool,
-}
-
-impl Progress {
-    fn new(whole: u64) -> Progress {
-        let wanted = io::stderr().is_terminal();
-        Progress { whole, start: Instant::now(), shown: None, wanted }
-    }
-
-    fn show(&mut self, done: u64) {
-        const EVERY: Duration = Duration::from_millis(300);
-        if !self.wanted || self.shown.unwrap_or(self.start).elapsed() < EVERY {
-            return;
-        }
-        let rate = (done as f64 / self.start.elapsed().as_secs_f64()) as u64;
-        let (done, whole, rate) = (Bytes(done), Bytes(self.whole), Bytes(rate));
-        let _ = write!(io::stderr(), "\r{done} of {whole}, {rate}/s \x1b[K");
-        self.shown = Some(Instant::now());
-    }
-
-    fn clear(&mut self) {
-        if self.shown.take().is_some() {
-            let _ = write!(io::stderr(), "\r\x1b[K");
-        }
-    }
 }
 
 /// The shapes with their sizes.

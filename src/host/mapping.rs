@@ -8,6 +8,8 @@ use std::sync::Arc;
 
 use memmap2::{Advice, Mmap, UncheckedAdvice};
 
+use super::disk;
+
 /// Bytes asked for at once. The kernel cuts a request at the device's read-ahead size and drops
 /// the rest, which is then read page by page; 128 KiB is the smallest size in use.
 const PREFETCH: usize = 128 << 10;
@@ -22,9 +24,15 @@ pub struct Bytes {
 
 #[derive(Clone)]
 enum Owner {
-    Mapped(Arc<Mmap>),
+    Mapped(Arc<Mapped>),
     Made(Arc<Vec<u8>>),
     Static(&'static [u8]),
+}
+
+/// A whole file.
+struct Mapped {
+    map: Mmap,
+    file: File,
 }
 
 impl Bytes {
@@ -45,7 +53,7 @@ impl Bytes {
         // are packed are read with io_uring instead.
         let map = unsafe { Mmap::map(&file)? };
         let range = 0..map.len();
-        Ok(Bytes { owner: Owner::Mapped(Arc::new(map)), range })
+        Ok(Bytes { owner: Owner::Mapped(Arc::new(Mapped { map, file })), range })
     }
 
     /// Bytes that are part of the program.
@@ -85,7 +93,7 @@ impl Bytes {
     /// Takes the whole pages among these bytes of a mapped file out of this process's memory. They
     /// are read again when they are looked at; the host's cache of files may still have them.
     pub fn release(&self) {
-        let (Owner::Mapped(map), page) = (&self.owner, page_size()) else { return };
+        let (Owner::Mapped(whole), page) = (&self.owner, page_size()) else { return };
         // A map begins at a page.
         let start = self.range.start.next_multiple_of(page);
         let end = self.range.end / page * page;
@@ -93,8 +101,17 @@ impl Bytes {
             // SAFETY: nothing can be written through the map, so all that is forgotten is which
             // pages of the file were looked at.
             let _ = unsafe {
-                map.unchecked_advise_range(UncheckedAdvice::DontNeed, start, end - start)
+                whole.map.unchecked_advise_range(UncheckedAdvice::DontNeed, start, end - start)
             };
+        }
+    }
+
+    /// Releases them, and tells the host that its cache need not keep them either: what is read
+    /// once, and is larger than memory, shall not drive out what is used.
+    pub fn forget(&self) {
+        self.release();
+        if let (Owner::Mapped(whole), false) = (&self.owner, self.is_empty()) {
+            disk::forget(&whole.file, self.range.start as u64, self.range.len() as u64);
         }
     }
 
@@ -106,8 +123,8 @@ impl Bytes {
 
     /// Advice may be ignored: it changes when bytes are read, never which.
     fn advise(&self, advice: Advice) {
-        if let (Owner::Mapped(map), false) = (&self.owner, self.is_empty()) {
-            let _ = map.advise_range(advice, self.range.start, self.range.len());
+        if let (Owner::Mapped(whole), false) = (&self.owner, self.is_empty()) {
+            let _ = whole.map.advise_range(advice, self.range.start, self.range.len());
         }
     }
 
@@ -132,7 +149,7 @@ impl std::ops::Deref for Bytes {
 
     fn deref(&self) -> &[u8] {
         let whole: &[u8] = match &self.owner {
-            Owner::Mapped(map) => map,
+            Owner::Mapped(whole) => &whole.map,
             Owner::Made(bytes) => bytes,
             Owner::Static(bytes) => bytes,
         };
@@ -189,6 +206,9 @@ mod tests {
         bytes.slice(5..page).unwrap().release();
         assert_eq!(before - resident(&bytes), 2 * page as u64);
         bytes.release();
+        assert!(resident(&bytes) <= page as u64);
+        assert!(bytes[..] == content[..]);
+        bytes.forget();
         assert!(resident(&bytes) <= page as u64);
         assert!(bytes[..] == content[..]);
         // Other bytes have nothing to release.

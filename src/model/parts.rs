@@ -2,6 +2,7 @@
 
 use crate::math::Forms;
 use crate::weights::Matrix;
+use crate::weights::pack::{self, Contents};
 
 /// `y = W x (+ b)`
 #[derive(Clone, Debug)]
@@ -131,6 +132,23 @@ impl Parts {
             layer.experts().for_each(|weight| each(weight, true));
         }
         each(&self.output.weight, false);
+    }
+
+    /// What a pack of the model holds. The trunk is in the order in which a step uses it.
+    pub fn contents(&self) -> Contents {
+        let mut trunk = vec![self.embedding.clone()];
+        let mut layers = Vec::new();
+        for (index, layer) in self.layers.iter().enumerate() {
+            layer.trunk(|weight| trunk.push(weight.clone()));
+            if let Ffn::Experts(parts) = &layer.ffn {
+                let experts = parts.experts.iter().map(|mlp| mlp.weights().map(Matrix::clone));
+                layers.push(pack::Layer { index, experts: experts.collect() });
+            }
+        }
+        if !self.output.weight.is(&self.embedding) {
+            trunk.push(self.output.weight.clone());
+        }
+        Contents { trunk, layers }
     }
 }
 

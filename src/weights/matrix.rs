@@ -276,14 +276,32 @@ impl Matrix {
         self.data.prefetch();
     }
 
-    /// Writes some panels to `out`, which has their length.
-    pub fn pack(&self, panels: Range<usize>, out: &mut [u8]) {
+    /// Where the rows of some panels lie in the file.
+    fn rows_of(&self, panels: &Range<usize>) -> Option<Bytes> {
         let start = panels.start * PANEL_ROWS * self.row_stride;
         let end = (panels.end * PANEL_ROWS * self.row_stride).min(self.data.len());
-        if let Some(rows) = self.data.slice(start..end) {
-            rows.populate();
-        }
+        self.data.slice(start..end)
+    }
+
+    /// Asks the host for what some panels are packed from.
+    pub fn fetch(&self, panels: Range<usize>) {
+        self.rows_of(&panels).iter().for_each(Bytes::prefetch);
+    }
+
+    /// Writes some panels to `out`, which has their length.
+    pub fn pack(&self, panels: Range<usize>, out: &mut [u8]) {
+        self.rows_of(&panels).iter().for_each(Bytes::populate);
         math::pack(&self.view(), panels, out);
+    }
+
+    /// Tells the host that what some panels were packed from will not be wanted again.
+    pub fn forget(&self, panels: Range<usize>) {
+        self.rows_of(&panels).iter().for_each(Bytes::forget);
+    }
+
+    /// Whether both are one matrix: they settle together.
+    pub fn is(&self, other: &Matrix) -> bool {
+        Arc::ptr_eq(&self.panels, &other.panels)
     }
 
     /// Takes the weights as panels, from now on what is computed with. The file's pages go.

@@ -20,9 +20,10 @@ pub fn parts(folder: &HfFolder, config: &Config) -> Result<Parts> {
     let tied = folder.config().get("tie_word_embeddings").and_then(|v| v.as_bool()) == Some(true);
     let has = |name: &str| folder.tensor(&format!("{name}.weight")).is_some();
     let one = |name| checkpoint.matrix(name, vocab, hidden);
+    let twice = |matrix: Matrix| (matrix.clone(), matrix);
     let (embedding, output) = match tied {
-        true if !has(output) => (one(input)?, one(input)?),
-        true if !has(input) => (one(output)?, one(output)?),
+        true if !has(output) => twice(one(input)?),
+        true if !has(input) => twice(one(output)?),
         _ => (one(input)?, one(output)?),
     };
     Ok(Parts {

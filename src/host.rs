@@ -11,6 +11,8 @@ pub mod drive;
 pub mod disk;
 pub mod mapping;
 pub mod memory;
+pub mod mover;
 pub mod output;
+pub mod ring;
 pub mod roof;
 pub mod topology;

@@ -5,7 +5,7 @@
 //! of no length, goes on without the reactor having looked at a socket.
 
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::sync::Arc;
 
 use glommio::io::BufferedFile;
@@ -41,6 +41,13 @@ impl Bell {
         let own = self.0.try_clone()?;
         // SAFETY: ownership of a descriptor that was just made goes over.
         Ok(Ear(unsafe { BufferedFile::from_raw_fd(own.into_raw_fd()) }))
+    }
+}
+
+/// For who rings it from inside the kernel.
+impl AsFd for Bell {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }
 

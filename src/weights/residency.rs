@@ -9,9 +9,9 @@
 //! the layer still needs is kept for its window. Next to that, [`Residency::forecast`] for a layer
 //! to come.
 //!
-//! **Victims.** Every policy is a number for each slab plus a number for each layer: how far off
-//! the next use is thought to be. The farthest goes. So a layer's candidate is looked for only
-//! when the layer changed, and a victim costs one comparison per layer.
+//! **Victims.** Every policy says how far off a slab's next use is thought to be; the farthest goes.
+//! Within a layer that order changes only when a step comes to the layer, so its candidate is
+//! looked for only then, and a victim costs one comparison per layer.
 //!
 //! **Bypass.** What is read must lie somewhere while it is computed, and a slab that nobody will
 //! soon need again is itself the farthest as soon as its window is released: the next one missing
@@ -468,7 +468,8 @@ impl Residency {
         }
         let victim = match self.farthest(layer) {
             Some((victim, score)) => {
-                let own = self.ranks.own(slab, layer, self.now, &self.held);
+                let (key, held) = (self.ranks.key(slab), self.held[layer]);
+                let own = self.ranks.distance(key, layer, layer, self.now, held);
                 self.counters.bypasses += u64::from(own >= score);
                 victim
             }
@@ -513,8 +514,8 @@ impl Residency {
             }
             if let Candidate::Slab(slab) = self.candidates[other] {
                 let slab = slab as usize;
-                let score = self.ranks.key(slab)
-                    + self.ranks.of_layer(other, layer, self.now, self.held[other]);
+                let held = self.held[other];
+                let score = self.ranks.distance(self.ranks.key(slab), other, layer, self.now, held);
                 if best.is_none_or(|(_, most)| score > most) {
                     best = Some((slab, score));
                 }

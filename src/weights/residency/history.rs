@@ -10,8 +10,8 @@ pub struct History {
     pub experts: usize,
     /// Steps it was learnt from.
     pub steps: u64,
-    /// The part of steps that used an expert, layer by layer.
-    pub frequency: Vec<f32>,
+    /// How often each expert was used, layer by layer; 1 for an average one of its layer.
+    pub often: Vec<f32>,
 }
 
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -22,7 +22,7 @@ pub enum HistoryError {
     Shape { layers: usize, experts: usize },
     #[error("the history holds {0} frequencies, which is not one for every expert")]
     Count(usize),
-    #[error("the history holds a frequency that is not between 0 and 1")]
+    #[error("the history holds a frequency that no expert can have")]
     Range,
 }
 
@@ -31,21 +31,20 @@ impl History {
         if (self.layers, self.experts) != (shape.layers, shape.experts) {
             return Err(HistoryError::Shape { layers: self.layers, experts: self.experts });
         }
-        if self.frequency.len() != shape.slabs() {
-            return Err(HistoryError::Count(self.frequency.len()));
+        if self.often.len() != shape.slabs() {
+            return Err(HistoryError::Count(self.often.len()));
         }
-        match self.frequency.iter().all(|p| (0.0..=1.0).contains(p)) {
+        match self.often.iter().all(|p| (0.0..=self.experts as f32 * 1.01).contains(p)) {
             true => Ok(()),
             false => Err(HistoryError::Range),
         }
     }
 
-    /// Layer and expert of every slab that was used, the most frequent first.
+    /// Layer and expert of every slab, the most frequent first.
     pub fn ranked(&self) -> Vec<(usize, u32)> {
-        let mut used: Vec<usize> =
-            (0..self.frequency.len()).filter(|&slab| self.frequency[slab] > 0.0).collect();
+        let mut slabs: Vec<usize> = (0..self.often.len()).collect();
         // Stable: of equals the first layer is needed first.
-        used.sort_by(|&a, &b| self.frequency[b].total_cmp(&self.frequency[a]));
-        used.into_iter().map(|s| (s / self.experts, (s % self.experts) as u32)).collect()
+        slabs.sort_by(|&a, &b| self.often[b].total_cmp(&self.often[a]));
+        slabs.into_iter().map(|s| (s / self.experts, (s % self.experts) as u32)).collect()
     }
 }

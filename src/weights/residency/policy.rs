@@ -1,6 +1,7 @@
 //! How far off a slab's next use is thought to be.
 //!
-//! Each policy gives a key to every slab and a number to every layer; their sum is compared.
+//! Each policy gives every slab a key, which changes only when the slab's layer is entered, and
+//! turns it into a distance when slabs of different layers are compared.
 
 use std::fmt;
 use std::str::FromStr;
@@ -56,25 +57,39 @@ impl FromStr for Policy {
     }
 }
 
-/// How much a step counts in what is remembered for long, and for short.
-const SLOW: f32 = 1.0 / 128.0;
-const FAST: f32 = 1.0 / 4.0;
-/// The part of the short memory in the estimate.
-const RECENT: f32 = 0.25;
-/// No slab is thought rarer than this.
-const RAREST: f32 = 1.0 / 4096.0;
+/// How much a step counts in each memory: the last few steps, a paragraph, the whole run.
+const RATES: [f32; MEMORIES] = [1.0 / 3.0, 1.0 / 24.0, 1.0 / 512.0];
+const MEMORIES: usize = 3;
+/// Steps that what is taken for granted (all experts alike) weighs.
+const PRIOR: f32 = 4.0;
+/// Steps that a history weighs at most: this run's text may be another.
+const PAST: f32 = 32.0;
+/// How much one layer of one step counts in the trust in each memory.
+const TRUST: f32 = 1.0 / 512.0;
+/// No slab is thought rarer than this, compared with an average one.
+const RAREST: f32 = 1.0 / 64.0;
 /// How likely a forecast is thought to be right.
 const FORECAST: f64 = 0.5;
 
 /// What a policy knows of every slab.
+///
+/// **How often** a slab is used is remembered compared with its layer's average, by three memories
+/// of different length. Which to trust depends on the text and the model (independent tokens: the
+/// longest; a topic: the others), so each use asks which memory foresaw it, and trust moves there.
+/// **How many** experts steps use is remembered apart and for all layers together: else a sweep
+/// would make the layers that it has been to look busier than those it comes to next, and throw
+/// out what it needs. A step that uses all experts tells nothing of any.
 pub(super) struct Ranks {
     policy: Policy,
     shape: Shape,
     keys: Vec<f64>,
-    /// The part of steps that used a slab.
-    slow: Vec<f32>,
-    fast: Vec<f32>,
-    /// Steps that each layer has seen.
+    often: [Vec<f32>; MEMORIES],
+    /// Together 1.
+    trust: [f32; MEMORIES],
+    /// The part of a layer's experts that steps use of late.
+    width: f32,
+    /// Steps that each layer has seen, those that tell little counting less.
+    seen: Vec<f32>,
     steps: Vec<u64>,
     /// Layers entered so far.
     time: u64,
@@ -87,8 +102,10 @@ impl Ranks {
             policy,
             shape,
             keys: vec![0.0; slabs],
-            slow: vec![0.0; slabs],
-            fast: vec![0.0; slabs],
+            often: std::array::from_fn(|_| vec![1.0; slabs]),
+            trust: [1.0 / MEMORIES as f32; MEMORIES],
+            width: 1.0,
+            seen: vec![0.0; shape.layers],
             steps: vec![0; shape.layers],
             time: 0,
         }
@@ -98,82 +115,111 @@ impl Ranks {
         self.policy
     }
 
+    /// Of slabs of one layer, the one with the greatest key is farthest off.
     pub fn key(&self, slab: usize) -> f64 {
         self.keys[slab]
     }
 
     /// A step uses these experts of a layer.
     pub fn learn(&mut self, layer: usize, experts: &[u32]) {
+        if experts.is_empty() {
+            return;
+        }
         self.time += 1;
         self.steps[layer] += 1;
+        // All policies remember: the history is saved whatever chooses the victims.
+        self.remember(layer, experts);
         let first = layer * self.shape.experts;
-        let range = first..first + self.shape.experts;
-        // While little is known, every step counts alike.
-        let slow = SLOW.max(1.0 / (self.steps[layer] + 1) as f32);
-        self.slow[range.clone()].iter_mut().for_each(|p| *p -= slow * *p);
-        self.fast[range.clone()].iter_mut().for_each(|p| *p -= FAST * *p);
-        for &expert in experts {
-            self.slow[first + expert as usize] += slow;
-            self.fast[first + expert as usize] += FAST;
-        }
+        let used = experts.iter().map(|&expert| first + expert as usize);
         match self.policy {
-            Policy::Expected | Policy::Lfu => self.rank(range),
+            Policy::Expected | Policy::Lfu => self.rank(first..first + self.shape.experts),
             Policy::Lru | Policy::LayerLru => {
-                for &expert in experts {
-                    self.keys[first + expert as usize] = -(self.time as f64);
-                }
+                used.for_each(|slab| self.keys[slab] = -(self.time as f64));
             }
             Policy::LeastStale => {
-                let pass = self.shape.layers as f64;
-                for &expert in experts {
-                    self.keys[first + expert as usize] = -pass * self.steps[layer] as f64;
-                }
+                let since = -(self.shape.layers as f64) * self.steps[layer] as f64;
+                used.for_each(|slab| self.keys[slab] = since);
+            }
+        }
+    }
+
+    fn remember(&mut self, layer: usize, experts: &[u32]) {
+        let first = layer * self.shape.experts;
+        let part = experts.len() as f32 / self.shape.experts as f32;
+        // Over the last two passes, and from the first one on.
+        let rate = 1.0 / self.time.min(2 * self.shape.layers as u64) as f32;
+        self.width += rate * (part - self.width);
+
+        // The trust that fits a mixture best, by expectation and maximisation.
+        let weight = (2.0 * (1.0 - part)).min(1.0);
+        let mut right = [0.0; MEMORIES];
+        for &expert in experts {
+            let said: [f32; MEMORIES] = std::array::from_fn(|memory| {
+                self.trust[memory] * self.often[memory][first + expert as usize].max(RAREST)
+            });
+            let all: f32 = said.iter().sum();
+            right.iter_mut().zip(said).for_each(|(right, said)| *right += said / all);
+        }
+        for (trust, right) in self.trust.iter_mut().zip(right) {
+            *trust += TRUST * weight * (right / experts.len() as f32 - *trust);
+        }
+
+        self.seen[layer] += weight;
+        for (often, rate) in self.often.iter_mut().zip(RATES) {
+            // While little is known, every step counts alike.
+            let rate = weight * rate.max(1.0 / (self.seen[layer] + PRIOR));
+            let often = &mut often[first..first + self.shape.experts];
+            often.iter_mut().for_each(|often| *often -= rate * *often);
+            for &expert in experts {
+                often[expert as usize] += rate / part;
             }
         }
     }
 
     fn rank(&mut self, slabs: std::ops::Range<usize>) {
-        let pass = self.shape.layers as f32;
+        let [few, some, all] = &self.often;
         for slab in slabs {
-            let (slow, fast) = (self.slow[slab], self.fast[slab]);
-            self.keys[slab] = match self.policy {
-                Policy::Lfu => -f64::from(slow),
+            let often = match self.policy {
+                // The middle one did best alone.
+                Policy::Lfu => some[slab],
                 _ => {
-                    let likely = (slow + RECENT * (fast - slow)).max(RAREST);
-                    f64::from(pass / likely - pass)
+                    let trust = self.trust;
+                    trust[0] * few[slab] + trust[1] * some[slab] + trust[2] * all[slab]
                 }
             };
+            self.keys[slab] = 1.0 / f64::from(often.max(RAREST));
         }
     }
 
-    /// What all slabs of a layer have in common, seen from layer `now`, when a slot is looked for
-    /// on behalf of layer `newcomer`.
-    pub fn of_layer(&self, layer: usize, newcomer: usize, now: usize, held: u32) -> f64 {
+    /// How far off the next use of a layer's slab with this key is thought to be, in layers from
+    /// `now` on, or on a scale of the policy's own. `newcomer` is the layer that a slot is wanted
+    /// for, `held` how many slots the slab's layer has.
+    pub fn distance(&self, key: f64, layer: usize, newcomer: usize, now: usize, held: u32) -> f64 {
         match self.policy {
-            Policy::Lru | Policy::Lfu => 0.0,
-            Policy::Expected | Policy::LeastStale => self.ahead(layer, now),
+            Policy::Lru | Policy::Lfu => key,
+            Policy::LeastStale => key + self.ahead(layer, now),
+            Policy::Expected => {
+                // A chance of p is met after 1/p − 1 passes in vain.
+                let passes = (key / f64::from(self.width) - 1.0).max(0.0);
+                self.shape.layers as f64 * passes + self.ahead(layer, now)
+            }
             Policy::LayerLru => {
+                let Shape { layers, slots, .. } = self.shape;
                 // The first layers have one more where the slots do not divide.
-                let (each, more) =
-                    (self.shape.slots / self.shape.layers, self.shape.slots % self.shape.layers);
-                let quota = each + usize::from(layer < more);
-                let over = f64::from(held) + f64::from(u8::from(layer == newcomer)) - quota as f64;
+                let quota = slots / layers + usize::from(layer < slots % layers);
+                let wanted = held as usize + usize::from(layer == newcomer);
                 // Greater than any difference between keys.
-                over * 2f64.powi(36)
+                (wanted as f64 - quota as f64) * 2f64.powi(36) + key
             }
         }
     }
 
-    /// The same for a slab that has no slot yet.
-    pub fn own(&self, slab: usize, layer: usize, now: usize, held: &[u32]) -> f64 {
-        self.keys[slab] + self.of_layer(layer, layer, now, held[layer])
-    }
-
-    /// How far off a forecast's use is thought to be, on the scale of the others.
+    /// How far off a forecast's use is thought to be, on the same scale.
     pub fn forecast(&self, layer: usize, now: usize) -> f64 {
         match self.policy {
             Policy::Expected => {
-                self.ahead(layer, now) + self.shape.layers as f64 * (1.0 / FORECAST - 1.0)
+                let passes = 1.0 / FORECAST - 1.0;
+                self.shape.layers as f64 * passes + self.ahead(layer, now)
             }
             _ => f64::NEG_INFINITY,
         }
@@ -181,25 +227,26 @@ impl Ranks {
 
     /// Layers until a layer comes round.
     fn ahead(&self, layer: usize, now: usize) -> f64 {
-        let layers = self.shape.layers;
-        (if layer > now { layer - now } else { layer + layers - now }) as f64
+        let round = if layer > now { 0 } else { self.shape.layers };
+        (layer + round - now) as f64
     }
 
     pub fn history(&self) -> History {
+        let [.., all] = &self.often;
         History {
             layers: self.shape.layers,
             experts: self.shape.experts,
             steps: self.steps.iter().copied().max().unwrap_or(0),
-            frequency: self.slow.clone(),
+            often: all.clone(),
         }
     }
 
     /// Takes over what a history says. Its shape is this one.
     pub fn recall(&mut self, history: &History) {
-        self.slow.copy_from_slice(&history.frequency);
-        self.fast.copy_from_slice(&history.frequency);
-        // Worth a part of the memory at most: this run's text may be another.
-        self.steps.fill(history.steps.min(32));
+        for often in &mut self.often {
+            often.copy_from_slice(&history.often);
+        }
+        self.seen.fill(PAST.min(history.steps as f32));
         if matches!(self.policy, Policy::Expected | Policy::Lfu) {
             self.rank(0..self.shape.slabs());
         }

@@ -4,6 +4,7 @@
 //!
 //! ```text
 //! floor 6  main.rs, cli   commands: read options, open the model, print
+//! floor 5  plan           where every byte of a memory budget goes, decided before one is read
 //! floor 4  engine         sessions, KV pages, the step that drives a model layer by layer
 //! floor 3  shard          a seat: one pinned thread, its reactor, its rings, its poll order
 //! floor 2  model          what a model is: config, tokenizer, chat template, layers, sampling
@@ -13,7 +14,7 @@
 //! floor 0  base           limits, units
 //! ```
 //!
-//! Floor 5 (`serve`) is not built yet.
+//! `serve`, on floor 5, is not built yet.
 //!
 //! Unsafe code lives in `math` and `host` alone.
 
@@ -31,5 +32,7 @@ pub mod weights;
 pub mod shard;
 
 pub mod engine;
+
+pub mod plan;
 
 pub mod cli;

@@ -13,7 +13,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("model", &["base", "host", "math", "weights"]),
     ("shard", &["base", "host", "model"]),
     ("engine", &["base", "host", "math", "weights", "model", "shard"]),
-    ("cli", &["base", "host", "math", "weights", "model", "shard", "engine"]),
+    ("plan", &["base", "host", "math", "weights", "model", "engine"]),
+    ("cli", &["base", "host", "math", "weights", "model", "shard", "engine", "plan"]),
     // The two roots: one declares the rooms, the other enters the topmost.
     ("lib", &[]),
     ("main", &["cli"]),

@@ -9,6 +9,23 @@ pub fn available() -> u64 {
     [host, left_in_v2(), left_in_v1()].into_iter().flatten().min().unwrap_or(u64::MAX)
 }
 
+/// The most that this process's control group, or one above it, may have in memory; `None` if none
+/// has a limit.
+pub fn limit() -> Option<u64> {
+    let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
+    let v2 = group(&groups, "").map(|path| ("", path, "memory.max"));
+    let v1 = group(&groups, "memory").map(|path| ("/memory", path, "memory.limit_in_bytes"));
+    let limits = [v2, v1].into_iter().flatten().flat_map(|(mount, path, file)| {
+        folders(path).map(move |folder| format!("/sys/fs/cgroup{mount}{folder}/{file}"))
+    });
+    limits.filter_map(|file| parse_limit(&fs::read_to_string(file).ok()?)).min()
+}
+
+/// `max`, or in v1 the largest multiple of a page there is, is none.
+fn parse_limit(text: &str) -> Option<u64> {
+    text.trim().parse().ok().filter(|&limit| limit < 1 << 62)
+}
+
 fn parse_available(meminfo: &str) -> Option<u64> {
     kibibytes(meminfo, "MemAvailable:")
 }
@@ -142,6 +159,14 @@ mod tests {
         assert_eq!((group(groups, ""), group(groups, "io")), (Some("/"), None));
         assert_eq!(folders("/a/b").collect::<Vec<_>>(), ["/a/b", "/a", ""]);
         assert_eq!(folders("/").collect::<Vec<_>>(), [""]);
+    }
+
+    #[test]
+    fn no_limit_is_none() {
+        assert_eq!(parse_limit("8589934592\n"), Some(8 << 30));
+        assert_eq!(parse_limit("max\n"), None);
+        assert_eq!(parse_limit("9223372036854771712\n"), None);
+        assert!(limit().is_none_or(|limit| limit > 1 << 20));
     }
 
     #[test]

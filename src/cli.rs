@@ -17,9 +17,11 @@ mod pack;
 mod packs;
 mod perplexity;
 mod progress;
+mod plan;
 mod read;
 mod run;
 mod signals;
+mod size;
 mod synth;
 mod tokenize;
 
@@ -55,6 +57,7 @@ enum Command {
     Synth(synth::Args),
     Bench(bench::Args),
     Pack(pack::Args),
+    Plan(plan::Args),
 }
 
 /// What any command can fail with: one sentence for the user.
@@ -79,6 +82,7 @@ pub fn main() -> ExitCode {
         Command::Synth(args) => synth::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Pack(args) => pack::run(args),
+        Command::Plan(args) => plan::run(args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -6,14 +6,13 @@
 
 mod bench;
 mod chat;
+mod history;
 mod inspect;
 mod logits;
 mod npy;
 mod open;
 mod out;
 mod pack;
-// Commands that compute do not read packs yet.
-#[allow(dead_code)]
 mod packs;
 mod perplexity;
 mod progress;
@@ -29,9 +28,9 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::engine;
 use crate::host::topology::Topology;
 use crate::math::IsaChoice;
+use crate::weights::residency::Policy;
 use crate::shard::{self, Lead, Seats};
 
 /// Serves Mixture-of-Experts language models on one dedicated Linux host.
@@ -132,18 +131,38 @@ struct Compute {
     #[arg(long, default_value = "auto", value_name = "ISA")]
     isa: IsaChoice,
 
-    /// Prompt tokens that are computed in one step
-    #[arg(long, value_name = "N", default_value_t = 512, value_parser = chunk)]
-    prefill_chunk: usize,
+    /// Memory for everything, as 8GiB or 80%; experts that do not fit stream from the disk
+    /// [default: the control group's limit, or what is free]
+    #[arg(long, value_name = "SIZE", value_parser = size::size)]
+    memory: Option<size::Size>,
 
-    // Named so that it is refused with a reason until it works.
-    #[arg(long, value_name = "SIZE", hide = true, value_parser = no_budget)]
-    memory: Option<std::convert::Infallible>,
+    /// Prompt tokens that are computed in one step [default: 512, more where experts stream]
+    #[arg(long, value_name = "N", value_parser = chunk)]
+    prefill_chunk: Option<usize>,
+
+    #[command(flatten)]
+    packs: packs::PackArgs,
+
+    /// Which experts give way to others: expected, least-stale, lfu, layer-lru or lru
+    #[arg(long, value_name = "NAME", default_value_t = Policy::default(), hide_short_help = true)]
+    policy: Policy,
+
+    /// Experts of the next layer that are read ahead, for each that a token uses
+    #[arg(long, value_name = "X", default_value_t = 1.0, hide_short_help = true)]
+    #[arg(value_parser = forecast)]
+    forecast: f32,
+
+    /// Reads that wait for the disk at once
+    #[arg(long, value_name = "N", default_value_t = 8, hide_short_help = true)]
+    #[arg(value_parser = positive)]
+    depth: usize,
 }
 
-fn no_budget(_: &str) -> Result<std::convert::Infallible, String> {
-    Err("a memory budget is not implemented yet; weights are mapped and the host keeps what fits"
-        .into())
+fn forecast(text: &str) -> Result<f32, String> {
+    match text.parse() {
+        Ok(x) if (0.0..=16.0).contains(&x) => Ok(x),
+        _ => Err("expected a number from 0 to 16".into()),
+    }
 }
 
 fn chunk(text: &str) -> Result<usize, String> {
@@ -166,10 +185,6 @@ fn positive(text: &str) -> Result<usize, String> {
 }
 
 impl Compute {
-    fn options(&self, context: Option<usize>) -> engine::Options {
-        engine::Options { isa: self.isa, prefill_chunk: self.prefill_chunk, context, room: None }
-    }
-
     /// Seats the shards and runs `command` on the lead.
     fn seated<F>(&self, command: impl FnOnce(Lead) -> F + 'static) -> Outcome
     where

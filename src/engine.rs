@@ -11,13 +11,16 @@
 mod pages;
 mod session;
 mod step;
+mod stream;
 
+use std::path::PathBuf;
 use std::rc::Rc;
 
 use crate::base::limits::PAGE;
 use crate::base::units::Bytes;
 use crate::host;
 use crate::host::arena::{Arena, ArenaError, Region};
+use crate::host::ring::RingError;
 use crate::math::{IsaChoice, IsaError, Kernels};
 use crate::model::sampling::ParamError;
 use crate::model::{KvShape, Model};
@@ -26,9 +29,11 @@ use crate::weights::home::{Home, room_of};
 
 pub use session::{End, Event, Session, Settings, What};
 pub use step::Meter;
+pub use stream::{PATIENCE, Stream};
 
 use pages::{PagePool, PageTable};
-use step::{Batch, Step};
+use crate::weights::stage::Notice;
+use step::{Batch, Step, Store};
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -69,6 +74,15 @@ pub enum Error {
 
     #[error(transparent)]
     Param(#[from] ParamError),
+
+    #[error(transparent)]
+    Ring(#[from] RingError),
+
+    #[error("{}: cannot be opened: {error}", path.display())]
+    Open { path: PathBuf, error: std::io::Error },
+
+    #[error("{0}")]
+    Lost(String),
 }
 
 /// How an engine computes. No choice here changes a bit of any answer.
@@ -97,13 +111,15 @@ pub struct Engine {
     options: Options,
     context: usize,
     lead: Lead,
-    home: Home,
+    store: Store,
     step: Step,
     batch: Batch,
     /// `[pages][floats of a page]`; untouched pages cost no memory.
     arena: Region,
     pool: PagePool,
     sessions_opened: u64,
+    /// Who hears what there is to say of the disk.
+    listener: Box<dyn FnMut(Notice)>,
 }
 
 impl Engine {
@@ -114,21 +130,35 @@ impl Engine {
 
     /// An engine on the shards that `lead` leads.
     pub fn seated(model: Rc<Model>, options: Options, lead: Lead) -> Result<Engine, Error> {
+        let kv = KvShape::new(&model.config);
+        let context = plan_context(&model, &kv, options.context)?;
+        let home = plan_home(&model, page_bytes(&kv, context), options.room)?;
+        let options = Options { context: Some(context), ..options };
+        Engine::with(model, options, lead, Store { home, staging: None, ahead: 0.0 })
+    }
+
+    fn with(
+        model: Rc<Model>,
+        options: Options,
+        lead: Lead,
+        store: Store,
+    ) -> Result<Engine, Error> {
         let kernels = Kernels::new(options.isa)?;
         let kv = KvShape::new(&model.config);
         let context = plan_context(&model, &kv, options.context)?;
         let pages = context.div_ceil(PAGE);
-        let kv_bytes = (pages * kv.page_floats * size_of::<f32>()) as u64;
+        let kv_bytes = page_bytes(&kv, context);
         let options = Options { prefill_chunk: options.prefill_chunk.max(1), ..options };
         Ok(Engine {
             context,
             lead,
-            home: plan_home(&model, kv_bytes, options.room)?,
+            store,
             step: Step::new(&model.config, kernels, kv.clone()),
             batch: Batch::default(),
             arena: plan_pages(kv_bytes)?,
             pool: PagePool::new(pages as u32),
             sessions_opened: 0,
+            listener: Box::new(|_| ()),
             options,
             model,
         })
@@ -136,12 +166,15 @@ impl Engine {
 
     /// Brings all weights into memory, which otherwise happens when tokens first need them.
     pub async fn settle(&mut self) {
-        self.step.settle(&self.model, &self.home, &mut self.lead).await;
+        if self.store.staging.is_some() {
+            return;
+        }
+        self.step.settle(&self.model, &self.store.home, &mut self.lead).await;
     }
 
     /// Where the weights are.
     pub fn weights_arena(&self) -> &Arena {
-        self.home.arena()
+        self.store.home.arena()
     }
 
     /// Shards that compute.
@@ -251,17 +284,37 @@ impl Engine {
                 self.batch.push(pages, token, position, wanted);
             }
         }
+        if let Err(error) = self.ready().await {
+            self.batch.clear();
+            for session in sessions {
+                if session.turn.take().is_some() {
+                    events.push(session.end(End::Lost(error.to_string())));
+                }
+            }
+            return events;
+        }
         if self.batch.is_empty() {
             if let Some(youngest) = youngest {
                 events.push(sessions[youngest].end(End::NoPages));
             }
             return events;
         }
-        let Engine { step, model, home, lead, arena, batch, .. } = self;
-        let logits = step.run(model, home, lead, arena.floats_mut(), batch).await;
+        let Engine { step, model, store, lead, arena, batch, listener, .. } = self;
+        step.run(model, store, lead, arena.floats_mut(), batch, listener).await;
+        let (logits, spoiled) = step.results();
         let mut next_logits = logits.chunks_exact_mut(self.model.config.vocab);
+        let mut row = 0;
         for session in sessions {
             let Some(turn) = session.turn.take() else { continue };
+            let rows = row..row + turn.len();
+            row = rows.end;
+            if let Some(spoiled) = spoiled.iter().find(|s| rows.contains(&(s.row as usize))) {
+                if turn.end == session.tokens().len() {
+                    next_logits.next();
+                }
+                events.push(session.end(End::Lost(store.sentence(spoiled))));
+                continue;
+            }
             session.computed_to(turn.end);
             if turn.end < session.tokens().len() {
                 events.push(session.prefilled());
@@ -280,6 +333,7 @@ impl Engine {
         mut each: impl FnMut(usize, &[f32]) -> Result<(), E>,
     ) -> Result<(), E> {
         self.check_tokens(tokens)?;
+        self.ready().await?;
         let mut table = PageTable::new(&self.pool);
         if tokens.len() > self.context {
             let (context, trained) = (self.context, self.model.config.context);
@@ -295,14 +349,23 @@ impl Engine {
             for (position, &token) in (start..end).zip(&tokens[start..end]) {
                 self.batch.push(pages, token, position, true);
             }
-            let Engine { step, model, home, lead, arena, batch, .. } = self;
-            let logits = step.run(model, home, lead, arena.floats_mut(), batch).await;
+            let Engine { step, model, store, lead, arena, batch, listener, .. } = self;
+            step.run(model, store, lead, arena.floats_mut(), batch, listener).await;
+            let (logits, spoiled) = step.results();
+            if let Some(spoiled) = spoiled.first() {
+                return Err(Error::Lost(store.sentence(spoiled)).into());
+            }
             for (row, position) in logits.chunks_exact(self.model.config.vocab).zip(start..) {
                 each(position, row)?;
             }
         }
         Ok(())
     }
+}
+
+/// Bytes of the pages for so many positions.
+fn page_bytes(kv: &KvShape, context: usize) -> u64 {
+    (context.div_ceil(PAGE) * kv.page_floats * size_of::<f32>()) as u64
 }
 
 /// Memory that is left for everything but weights and pages: activations, the program, the host.

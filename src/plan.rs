@@ -133,6 +133,14 @@ impl Plan {
         self.slots as u64 * self.slot_bytes
     }
 
+    /// Experts of a window: two have room among the slots for those on their way.
+    pub fn window(&self) -> usize {
+        match self.fits {
+            true => self.slots.max(1),
+            false => (self.transit / 2).max(1),
+        }
+    }
+
     /// All parts together.
     pub fn total(&self) -> u64 {
         self.trunk + self.pages_bytes + self.scratch + self.program + self.slots_bytes()

@@ -12,10 +12,13 @@
 //! orders:  lead ──ring──▶ mate     begin a step, rest, leave; the only ring there is so far, so
 //!                                  no edge of the ring graph can close a circle
 //! stages:  crew's board            see `host::crew`
+//! reads:   lead ══rings══▶ mate     where experts stream: reads to send, and what came of them;
+//!                                  see `host::mover`
 //! ```
 //!
-//! **Poll order.** In a step a shard looks at (1) the board, for a stage to help with, and (2) its
-//! ring of orders; it spins, and never parks. It *breathes* when a millisecond has passed: it
+//! **Poll order.** In a step a shard looks at (1) the board, for a stage to help with, (2) its ring
+//! of orders, and (3) its mover: what has come from disk, what may be sent. Between two chunks of a
+//! stage it looks at (3) alone. It spins, and never parks. It *breathes* when a millisecond has passed: it
 //! sends itself once through its reactor, so that sockets and timers on it are served
 //! ([`Lead::breathe`]). Between steps it looks at its orders alone, spins for a moment (the next
 //! token of an answer is not far), and then parks in its reactor until its bell rings.
@@ -23,6 +26,8 @@
 //! With one core there are no mates, no rings and no board: the same code without its waiting.
 
 use std::time::Duration;
+
+use crate::host::mover::Kit;
 
 mod breath;
 mod lead;
@@ -57,18 +62,19 @@ impl Seats {
 const BREATH: Duration = Duration::from_millis(1);
 
 /// What the lead tells a mate.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Order {
     /// A step begins: look at the board and at nothing else for long.
     Begin,
     /// It is over.
     Rest,
+    /// Open a mover, and turn it from now on.
+    Equip(Box<Kit>),
     /// The program is over.
     Leave,
 }
 
-/// Orders on their way to one mate: at most a rest, a beginning, a rest and a leave.
-const ORDERS: usize = 4;
+/// Orders on their way to one mate: at most a rest, a kit, a beginning, a rest and a leave.
+const ORDERS: usize = 5;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {

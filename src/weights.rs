@@ -24,6 +24,7 @@ pub mod pack;
 pub mod safetensors;
 mod sniff;
 pub mod source;
+pub mod stage;
 pub mod tensor;
 
 pub use error::{Error, Result};

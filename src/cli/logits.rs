@@ -2,10 +2,10 @@
 
 use std::path::PathBuf;
 
+use super::open::Wish;
 use super::out::note;
 use super::signals::Stop;
 use super::{Compute, Outcome, npy, open, positive, read};
-use crate::engine::Engine;
 use crate::shard::Lead;
 
 /// Write the logits at every position to a NumPy file
@@ -51,8 +51,9 @@ async fn write(args: Args, lead: Lead) -> Outcome {
     };
     let model = open::model(&source)?;
     let vocab = model.config.vocab;
-    let options = args.compute.options(args.context.or(Some(tokens.len().max(1))));
-    let mut engine = Engine::seated(model, options, lead)?;
+    let context = args.context.or(Some(tokens.len().max(1)));
+    let wish = Wish { context, sessions: 1, every_logit: true };
+    let mut engine = open::engine(&source, model, &args.compute, wish, lead).await?;
     let stop = Stop::on_any()?;
     // Before anything is computed, so that a place that cannot be written is known at once.
     let mut file = npy::Writer::create(&args.out, tokens.len(), vocab)?;

@@ -3,12 +3,16 @@
 use std::path::Path;
 use std::rc::Rc;
 
-use super::Outcome;
 use super::out::note;
-use crate::base::units::Bytes;
-use crate::host;
+use super::packs::find_or_make;
+use super::{Compute, Outcome, history};
+use crate::engine::{self, Engine, PATIENCE, Stream};
+use crate::host::mover::Depth;
 use crate::model::{Model, Text, demo};
+use crate::plan::{Ask, Facts, Plan};
+use crate::shard::Lead;
 use crate::weights::Source;
+use crate::weights::stage::Room;
 
 /// Opens the headers of a model: `demo`, a GGUF file or a Hugging Face folder.
 pub fn source(name: &str) -> Outcome<Source> {
@@ -28,14 +32,84 @@ pub fn text(source: &Source) -> Outcome<Text> {
 
 /// Finds every weight. The bytes stay in the file until a step touches them.
 pub fn model(source: &Source) -> Outcome<Rc<Model>> {
-    let (needed, free) = (source.file_bytes(), host::memory::available());
-    if needed > free {
-        note!(
-            "penstock: the model has {} and {} of memory is free: weights will be read again \
-             and again, slowly",
-            Bytes(needed),
-            Bytes(free)
-        );
-    }
     Ok(Rc::new(Model::open(source)?))
+}
+
+/// What an engine is wanted for.
+#[derive(Clone, Copy, Default)]
+pub struct Wish {
+    /// Positions of all sessions together.
+    pub context: Option<usize>,
+    /// Sessions in one step.
+    pub sessions: usize,
+    /// Whether the logits behind every prompt token are wanted.
+    pub every_logit: bool,
+}
+
+/// An engine within the memory it was given: all weights in memory where they fit, else with
+/// experts that stream from the model's pack, which is made where it is missing.
+pub async fn engine(
+    source: &Source,
+    model: Rc<Model>,
+    how: &Compute,
+    wish: Wish,
+    mut lead: Lead,
+) -> Outcome<Engine> {
+    let plan = plan(source, &model, how, wish, lead.shards())?;
+    let mut options = engine::Options {
+        isa: how.isa,
+        prefill_chunk: plan.prefill_chunk,
+        context: Some(plan.context),
+        room: None,
+    };
+    let pack = match plan.slabs {
+        0 => None,
+        _ => find_or_make(source, &model.parts.contents(), &how.packs, !plan.fits, &mut lead)?,
+    };
+    let Some(pack) = pack else {
+        if !plan.fits {
+            note!(
+                "penstock: {:.0}% of the experts fit in memory, and without a pack the others are \
+                 read and packed again for every use, slowly",
+                100.0 * plan.share()
+            );
+            options.room = usize::try_from(plan.trunk + plan.slots_bytes()).ok();
+        }
+        return Ok(Engine::seated(model, options, lead)?);
+    };
+    let shards = lead.shards();
+    let stream = Stream {
+        history: history::read(&pack),
+        room: Room { slots: plan.slots, window: plan.window() },
+        policy: how.policy,
+        ahead: how.forecast,
+        depth: Depth::of(how.depth.div_ceil(shards)),
+        patience: PATIENCE,
+        pack,
+    };
+    let mut engine = Engine::streamed(model, options, lead, stream)?;
+    engine.on_notice(|notice| note!("penstock: {notice}"));
+    engine.ready().await?;
+    Ok(engine)
+}
+
+fn plan(
+    source: &Source,
+    model: &Model,
+    how: &Compute,
+    wish: Wish,
+    cores: usize,
+) -> Outcome<Plan> {
+    let path = source.path();
+    let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
+    let facts = Facts::of(&name, model);
+    let ask = Ask {
+        memory: how.memory.map(|memory| memory.bytes(facts.free)).transpose()?,
+        context: wish.context,
+        prefill_chunk: how.prefill_chunk,
+        sessions: wish.sessions.max(1),
+        cores,
+        every_logit: wish.every_logit,
+    };
+    Ok(Plan::new(&ask, &facts)?)
 }

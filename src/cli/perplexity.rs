@@ -5,10 +5,10 @@ use std::path::PathBuf;
 
 use serde_json::json;
 
+use super::open::Wish;
 use super::out::note;
 use super::signals::Stop;
 use super::{Compute, Outcome, counted, npy, open, positive, read};
-use crate::engine::Engine;
 use crate::model::score::Score;
 use crate::model::tokenizer::Special;
 use crate::shard::Lead;
@@ -110,7 +110,8 @@ async fn measure(args: Args, lead: Lead) -> Outcome {
             args.context
         );
     }
-    let mut engine = Engine::seated(model, args.compute.options(Some(args.context)), lead)?;
+    let wish = Wish { context: Some(args.context), sessions: 1, every_logit: true };
+    let mut engine = open::engine(&source, model, &args.compute, wish, lead).await?;
     let stop = Stop::on_any()?;
     let watched = io::stderr().is_terminal();
 

@@ -69,7 +69,7 @@ mod tests {
 
     #[test]
     fn a_line_says_how_far_how_fast_and_how_long() {
-        let at = |done, secs| line("packing", done << 30, 16 << 30, Duration::from_secs(secs));
+        let at = |done: u64, secs| line("packing", done << 30, 16 << 30, Duration::from_secs(secs));
         assert_eq!(at(4, 4), "packing: 4.0 GiB of 16.0 GiB, 1.0 GiB/s, 12 s left");
         assert_eq!(at(1, 60), "packing: 1.0 GiB of 16.0 GiB, 17.1 MiB/s, 15 min left");
         assert_eq!(at(0, 1), "packing: 0 B of 16.0 GiB, 0 B/s");

@@ -9,6 +9,7 @@ use serde_json::json;
 
 use super::out::note;
 use super::signals::Stop;
+use super::open::Wish;
 use super::tokenize::token_json;
 use super::{Compute, Outcome, Usage, chat, counted, open, positive, read, whole};
 use crate::engine::{End, Engine, Session, Settings, What};
@@ -199,8 +200,9 @@ async fn answer(args: Args, lead: Lead) -> Outcome {
         _ => error,
     })?;
     let text = open::text(&source)?;
-    let options = args.compute.options(args.context);
-    let mut engine = Engine::seated(open::model(&source)?, options, lead)?;
+    let model_of = open::model(&source)?;
+    let wish = Wish { context: args.context, sessions: 1, every_logit: false };
+    let mut engine = open::engine(&source, model_of, &args.compute, wish, lead).await?;
     let Config { vocab, context: trained, .. } = engine.model().config;
     if engine.context() > trained {
         note!("penstock: the model was trained for {trained} positions; beyond them it may ramble");
@@ -371,6 +373,7 @@ impl Answer {
         self.moved = engine.meter().tally.moved - before.tally.moved;
         match &self.end {
             Some(End::Failed(error)) => Err((*error).into()),
+            Some(End::Lost(reason)) => Err(reason.as_str().into()),
             _ => Ok(()),
         }
     }
@@ -445,7 +448,7 @@ fn end_name(end: &End) -> &'static str {
         End::Text | End::Stop => "stop",
         End::Length | End::ContextFull | End::NoPages => "length",
         End::Cancelled => "cancelled",
-        End::Failed(_) => "failed",
+        End::Failed(_) | End::Lost(_) => "failed",
     }
 }
 

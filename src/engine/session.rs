@@ -41,6 +41,8 @@ pub enum End {
     Cancelled,
     /// No token could be drawn.
     Failed(SampleError),
+    /// Weights it needs cannot be read: which, and why.
+    Lost(String),
 }
 
 #[derive(Clone, Debug)]

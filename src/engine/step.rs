@@ -11,15 +11,17 @@
 
 use std::time::{Duration, Instant};
 
+use super::stream::lost;
 use crate::math::{Activations, Forms, Kernels, Shares};
 use crate::model::attention::{self, Context, Place, attention};
 use crate::model::compute::{Compute, Product, Stage, Tally, To};
 use crate::model::config::{Config, RopeTable};
-use crate::model::experts::{self, ffn};
+use crate::model::experts::{self, Block, Next, Progress, Spoiled};
 use crate::model::{KvShape, Model};
 use crate::shard::Lead;
 use crate::weights::Matrix;
 use crate::weights::home::Home;
+use crate::weights::stage::{Notice, Reading, Staging};
 
 /// What is to be computed: rows, and the pages of their sessions.
 #[derive(Default)]
@@ -69,6 +71,8 @@ pub struct Meter {
     /// From the first stage's beginning to the last one's end.
     pub taken: Duration,
     pub tally: Tally,
+    /// Of experts, where they stream.
+    pub reading: Reading,
 }
 
 impl Meter {
@@ -79,6 +83,29 @@ impl Meter {
             rows: self.rows - before.rows,
             taken: self.taken - before.taken,
             tally: self.tally.since(&before.tally),
+            reading: self.reading.since(&before.reading),
+        }
+    }
+}
+
+/// Where the weights are.
+pub struct Store {
+    pub home: Home,
+    /// What brings the experts that are not at home, for a model that has a pack.
+    pub staging: Option<Staging>,
+    /// Experts of the next layer sent for, for each that a token uses.
+    pub ahead: f32,
+}
+
+impl Store {
+    /// Why a row came to nothing.
+    pub fn sentence(&self, spoiled: &Spoiled) -> String {
+        let Spoiled { layer, expert, .. } = *spoiled;
+        let staging = self.staging.as_ref();
+        let loss = staging.and_then(|staging| Some((staging, staging.loss(layer as usize, expert)?)));
+        match loss {
+            Some((staging, loss)) => lost(staging.pack(), loss),
+            None => format!("expert {expert} of layer {layer} cannot be read"),
         }
     }
 }
@@ -134,20 +161,26 @@ impl Step {
         lead.rest();
     }
 
-    /// Computes the batch; the logits `[wanted rows][vocab]` stay valid until the next step.
+    /// Computes the batch. [`Step::results`] stay valid until the next step.
     pub async fn run(
         &mut self,
         model: &Model,
-        home: &Home,
+        store: &mut Store,
         lead: &mut Lead,
         arena: &mut [f32],
         batch: &Batch,
-    ) -> &mut [f32] {
+        listener: &mut dyn FnMut(Notice),
+    ) {
         let config = &model.config;
         let began = Instant::now();
+        let Store { home, staging, ahead } = store;
         lead.begin();
+        if let Some(staging) = staging {
+            staging.begin_step(compute(self.kernels, home, lead, &mut self.meter).drive());
+        }
         let end = batch.places.iter().map(|place| place.position + 1).max().unwrap_or(0);
         self.rope.extend_to(end);
+        self.ffn.begin_step();
         let mut shards = compute(self.kernels, home, lead, &mut self.meter);
         embed(&mut shards, model, batch, &mut self.hidden);
 
@@ -180,7 +213,23 @@ impl Step {
 
             let mut shards = compute(self.kernels, home, lead, &mut self.meter);
             norm(&mut shards, &parts.ffn_norm, eps, hidden, experts::forms(&parts.ffn), x);
-            ffn(&mut shards, config, &mut self.ffn, &parts.ffn, x, hidden);
+            let next = model.parts.layers.get(layer + 1);
+            let next = next.map(|next| Next { index: layer + 1, layer: next, ahead: *ahead });
+            let block = Block { config, ffn: &parts.ffn, layer, next };
+            experts::begin(&mut shards, &block, &mut self.ffn, x, hidden);
+            loop {
+                let mut shards = compute(self.kernels, home, lead, &mut self.meter);
+                let (mover, scratch) = (staging.as_mut(), &mut self.ffn);
+                match experts::advance(&mut shards, mover, &block, scratch, x, hidden) {
+                    Progress::Done => break,
+                    Progress::Waits => {
+                        if let Some(notice) = staging.as_mut().and_then(|mover| mover.notice()) {
+                            listener(notice);
+                        }
+                        lead.breathe().await;
+                    }
+                }
+            }
             lead.breathe().await;
         }
 
@@ -193,10 +242,18 @@ impl Step {
             shards.products(Stage::Logits, [Product::new(output, x, To::Buffer(&mut self.logits))]);
         }
         lead.rest();
+        if let Some(staging) = staging {
+            staging.end_step();
+            self.meter.reading = staging.reading();
+        }
         self.meter.steps += 1;
         self.meter.rows += batch.rows.len() as u64;
         self.meter.taken += began.elapsed();
-        &mut self.logits
+    }
+
+    /// The logits `[wanted rows][vocab]`, and the rows of the batch that came to nothing.
+    pub fn results(&mut self) -> (&mut [f32], &[Spoiled]) {
+        (&mut self.logits, self.ffn.spoiled())
     }
 
     /// Drops the rows whose logits nobody asks for.

@@ -98,6 +98,12 @@ pub trait Drive {
     /// Reads that [`done`](Drive::done) has not handed back yet.
     fn under_way(&self) -> usize;
 
+    /// To be asked before the thread goes to sleep. If so, this drive is asked for nothing more
+    /// before its thread's bell is rung; if not, it has work, and is to be turned.
+    fn may_rest(&mut self) -> bool {
+        self.under_way() == 0
+    }
+
     /// A clock, from an arbitrary start.
     fn now(&self) -> Duration;
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use memmap2::{Advice, Mmap, UncheckedAdvice};
 
-use super::disk;
+use super::direct;
 
 /// Bytes asked for at once. The kernel cuts a request at the device's read-ahead size and drops
 /// the rest, which is then read page by page; 128 KiB is the smallest size in use.
@@ -111,7 +111,7 @@ impl Bytes {
     pub fn forget(&self) {
         self.release();
         if let (Owner::Mapped(whole), false) = (&self.owner, self.is_empty()) {
-            disk::forget(&whole.file, self.range.start as u64, self.range.len() as u64);
+            direct::forget(&whole.file, self.range.start as u64, self.range.len() as u64);
         }
     }
 

@@ -154,14 +154,6 @@ impl Mover {
         self.ring.ring_bell(bell)
     }
 
-    /// To be asked before the thread goes to sleep. If so, this mover is asked for nothing more
-    /// before its bell is rung (see [`line`]); if not, it has work, and is to be turned.
-    pub fn may_rest(&mut self) -> bool {
-        self.turn();
-        let idle = self.queue.is_empty() && self.ring.under_way() == 0 && self.done.is_empty();
-        idle && self.ends.as_mut().is_none_or(Ends::rest)
-    }
-
     fn queue(&mut self, read: Read, tag: u32) {
         self.queue.push(Item { read, tag });
     }
@@ -220,6 +212,12 @@ impl Mover {
 }
 
 impl Drive for Mover {
+    fn may_rest(&mut self) -> bool {
+        self.turn();
+        let idle = self.queue.is_empty() && self.ring.under_way() == 0 && self.done.is_empty();
+        idle && self.ends.as_mut().is_none_or(Ends::rest)
+    }
+
     fn read(&mut self, read: Read) {
         self.queue(read, 0);
     }

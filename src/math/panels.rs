@@ -15,6 +15,7 @@ mod pack;
 
 use std::ops::Range;
 
+use super::dequantise::dequantise;
 use super::format::Format;
 use super::matrix::{BlockScales, MatrixError};
 use crate::base::limits::{PANEL_ROWS, SEGMENT};
@@ -150,6 +151,22 @@ impl<'a> Panels<'a> {
             p * self.size + PANEL_ROWS * (k0 / self.format.block()) * self.format.block_bytes();
         let len = PANEL_ROWS * blocks * self.format.block_bytes();
         Segment { bytes: &self.bytes[start..start + len], blocks }
+    }
+
+    /// Writes one row as f32, block scales multiplied out.
+    ///
+    /// # Panics
+    /// If there is no such row, or `out` is not as long.
+    pub fn read_row(&self, r: usize, out: &mut [f32]) {
+        assert!(r < self.rows && out.len() == self.cols, "row {r} of {}", self.rows);
+        let (weights, size) = (self.format.block(), self.format.block_bytes());
+        for (b, out) in out.chunks_exact_mut(weights).enumerate() {
+            let whole = dequantise(self.format, &self.block(r, b)[..size], out);
+            debug_assert!(whole, "one block");
+        }
+        if self.scales.is_some() {
+            out.iter_mut().enumerate().for_each(|(k, value)| *value *= self.scale(r, k));
+        }
     }
 
     /// The bytes of block `b` of row `r`, as they were before they were interleaved.

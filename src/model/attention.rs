@@ -4,7 +4,7 @@
 //! position, so a chunk of prompt and a single token take identical steps. Stages are cut by rows
 //! where each row is worked on alone, and by heads where pages are written or read.
 
-use super::compute::{Compute, Product, Stage, To, product};
+use super::compute::{Compute, Product, Stage, To, Weights, product};
 use super::config::{Attention as Shape, AttentionKind, Config, QkNorm, RopeTable};
 use super::kv::KvShape;
 use super::parts::{Attention, Grouped, Latent, LatentQuery, LowRank};
@@ -313,7 +313,7 @@ fn latent(
         let mut absorbed = std::mem::take(&mut hand.floats);
         absorbed.resize(tokens.len() * kv_rank, 0.0);
         let mut to = Columns::whole(&mut absorbed, kv_rank);
-        product(&kernels, hand, up, 0..up.weight.panel_count(), nope, Some(tokens), &mut to);
+        product(&kernels, hand, Weights::of(up), 0..up.weight.panel_count(), nope, Some(tokens), &mut to);
         for row in 0..out.rows() {
             let place = &context.places[first_row + row];
             let rotated = ((first_row + row) * heads + head) * q_dim + nope_dim;
@@ -335,7 +335,7 @@ fn latent(
     compute.each(Stage::Attend, heads, |hand, head| {
         let (up, tokens) = (&parts.v_up[head], &of_head[head * rows..][..rows]);
         let panels = 0..up.weight.panel_count();
-        product(&kernels, hand, up, panels, seen, Some(tokens), &mut outs.take(head));
+        product(&kernels, hand, Weights::of(up), panels, seen, Some(tokens), &mut outs.take(head));
     });
     compute.finish(Stage::Attend, all);
 }

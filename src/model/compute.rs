@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use super::parts::Linear;
 use crate::base::limits::PANEL_ROWS;
 use crate::host::crew::Crew;
+use crate::host::drive::Drive;
 use crate::math::{Activations, AttentionScratch, Columns, Forms, Kernels, MAX_PARTS, Shares};
 use crate::weights::Matrix;
 use crate::weights::home::Home;
@@ -23,6 +24,22 @@ pub struct Hand {
     pub query: Vec<f32>,
     /// Panels of weights that have not settled.
     panels: Vec<u8>,
+    /// What moves bytes on this shard, where experts stream.
+    pub drive: Option<Box<dyn Drive>>,
+}
+
+impl Hand {
+    /// Whether there is nothing to move, nor will be before the bell rings.
+    pub fn may_rest(&mut self) -> bool {
+        self.drive.as_mut().is_none_or(|drive| drive.may_rest())
+    }
+
+    /// Gives the drive its turn.
+    pub fn turn(&mut self) {
+        if let Some(drive) = &mut self.drive {
+            drive.turn();
+        }
+    }
 }
 
 /// The stages of a step, for the breakdown of its time.
@@ -41,11 +58,13 @@ pub enum Stage {
     GateUp,
     Activate,
     Down,
+    Combine,
+    Forecast,
     Logits,
 }
 
 impl Stage {
-    pub const ALL: [Stage; 14] = [
+    pub const ALL: [Stage; 16] = [
         Stage::Settle,
         Stage::Embed,
         Stage::Norm,
@@ -59,6 +78,8 @@ impl Stage {
         Stage::GateUp,
         Stage::Activate,
         Stage::Down,
+        Stage::Combine,
+        Stage::Forecast,
         Stage::Logits,
     ];
 
@@ -77,6 +98,8 @@ impl Stage {
             Stage::GateUp => "gate, up",
             Stage::Activate => "activate",
             Stage::Down => "down",
+            Stage::Combine => "combine",
+            Stage::Forecast => "forecast",
             Stage::Logits => "logits",
         }
     }
@@ -162,10 +185,21 @@ impl<'a> Product<'a> {
 }
 
 impl Compute<'_> {
+    /// The drive that the lead asks for experts.
+    ///
+    /// # Panics
+    /// If there is none: who streams has one.
+    pub fn drive(&mut self) -> &mut dyn Drive {
+        &mut **self.crew.own().drive.as_mut().expect("experts stream by a drive")
+    }
+
     /// Does `work` for each chunk, on all shards, and notes the time.
     pub fn each(&mut self, stage: Stage, chunks: usize, work: impl Fn(&mut Hand, usize) + Sync) {
         let (began, waited) = (Instant::now(), self.crew.waited());
-        self.crew.each(chunks, work);
+        self.crew.each(chunks, |hand, i| {
+            work(hand, i);
+            hand.turn();
+        });
         self.tally.taken[stage as usize] += began.elapsed();
         self.tally.waited[stage as usize] += self.crew.waited() - waited;
     }
@@ -240,13 +274,13 @@ impl Compute<'_> {
                 let panels = i * run..linear.weight.panel_count().min((i + 1) * run);
                 let mut out = shares.take(i);
                 match add {
-                    false => product(&kernels, hand, linear, panels, x, None, &mut out),
+                    false => product(&kernels, hand, Weights::of(linear), panels, x, None, &mut out),
                     true => {
                         let (rows, cols) = (out.rows(), out.cols());
                         let mut floats = std::mem::take(&mut hand.floats);
                         floats.resize(rows * cols, 0.0);
                         let mut part = Columns::whole(&mut floats, cols);
-                        product(&kernels, hand, linear, panels, x, None, &mut part);
+                        product(&kernels, hand, Weights::of(linear), panels, x, None, &mut part);
                         (0..rows).for_each(|row| kernels.add(out.row(row), part.row(row)));
                         hand.floats = floats;
                     }
@@ -287,19 +321,38 @@ impl Compute<'_> {
     }
 }
 
+/// The weights of a product, and their panels where those are not the matrix's own: a slab's.
+#[derive(Clone, Copy)]
+pub struct Weights<'a> {
+    pub linear: &'a Linear,
+    pub panels: Option<&'a [u8]>,
+}
+
+impl<'a> Weights<'a> {
+    pub fn of(linear: &'a Linear) -> Weights<'a> {
+        Weights { linear, panels: None }
+    }
+}
+
 /// `out.row(i) = W x[tokens[i]] + b` for some panels of `W`; `tokens` `None`: all of `x`.
 pub fn product(
     kernels: &Kernels,
     hand: &mut Hand,
-    linear: &Linear,
+    weights: Weights,
     panels: Range<usize>,
     x: &Activations,
     tokens: Option<&[u32]>,
     out: &mut Columns,
 ) {
-    let weight = &linear.weight;
-    matrix(kernels, hand, weight, panels.clone(), x, tokens, out);
-    if let Some(bias) = &linear.bias {
+    let weight = &weights.linear.weight;
+    match weights.panels {
+        Some(bytes) => {
+            let all = weight.as_panels(bytes, 0..weight.panel_count());
+            kernels.linear(&all.part(panels.clone()), x, tokens, out);
+        }
+        None => matrix(kernels, hand, weight, panels.clone(), x, tokens, out),
+    }
+    if let Some(bias) = &weights.linear.bias {
         let first = panels.start * PANEL_ROWS;
         let bias = &bias[first..first + out.cols()];
         (0..out.rows()).for_each(|row| kernels.add(out.row(row), bias));

@@ -1,23 +1,46 @@
 //! The feed-forward half of a layer: one dense block, or routed experts.
 //!
-//! Every expert is computed once for all tokens that go to it. A chunk of the last stage owns some
-//! columns of the result and goes through the experts in ascending id, so the order of additions
-//! for a token depends neither on who shares the batch with it nor on who computes what.
+//! Every expert is computed once for all tokens that go to it. The experts of a layer are gone
+//! through in *windows*, runs of them by ascending id that bound what has to be in memory at once.
+//! Inside a window they are computed in *waves*: what is in memory first, the others as they come
+//! from disk. A window's answers are summed when it is complete, by ascending id, so the order of
+//! additions for a token depends neither on who shares the batch with it, nor on who computes what,
+//! nor on what arrived when.
+//!
+//! ```text
+//! begin      router, choice, shared experts
+//! advance    until it says Done; between two calls that say Waits the caller may breathe
+//! ```
 
-use super::compute::{Compute, Product, Stage, To, product};
+mod forecast;
+mod groups;
+mod wave;
+
+use std::ops::Range;
+
+use super::compute::{Compute, Product, Stage, To};
 use super::config::{self, Activation, Config};
 use super::parts::{Experts, Ffn, Linear, Mlp};
 use super::router::{self, Route};
-use crate::base::limits::PANEL_ROWS;
-use crate::math::{Activations, Columns, Forms, Kernels, MAX_PARTS, Shares};
+use crate::math::{Activations, Forms, Kernels, MAX_PARTS, Shares};
+use crate::weights::stage::Staging;
 
-/// Buffers that are kept from layer to layer and step to step.
+use forecast::forecast;
+use groups::Groups;
+pub use forecast::Next;
+use wave::{Wave, combine, compute_wave};
+
+/// Buffers that are kept from layer to layer and step to step, and how far a layer has come.
 #[derive(Default)]
 pub struct Scratch {
     gate: Vec<f32>,
     up: Vec<f32>,
     inner: Activations,
-    /// The same for the shared experts.
+    /// `[routes of the window][hidden]`
+    answers: Vec<f32>,
+    /// `[rows][hidden]`: the answers of the windows so far.
+    sums: Vec<f32>,
+    /// Gate, up and inner of the shared experts, and the weight of their answer.
     shared_gate: Vec<f32>,
     shared_up: Vec<f32>,
     shared_inner: Activations,
@@ -25,63 +48,64 @@ pub struct Scratch {
     logits: Vec<f32>,
     router: Vec<router::Scratch>,
     groups: Groups,
+    window: Window,
+    /// Where the runs of the window's routes begin in its answers.
+    within: Vec<u32>,
+    wave: Wave,
+    spoiled: Vec<Spoiled>,
+    forecast: forecast::Scratch,
 }
 
-/// The batch's routes by expert: who computes what for whom.
+/// A row that went to an expert whose weights cannot be had.
+#[derive(Clone, Copy, Debug)]
+pub struct Spoiled {
+    pub row: u32,
+    pub layer: u32,
+    pub expert: u32,
+}
+
+impl Scratch {
+    /// A step begins.
+    pub fn begin_step(&mut self) {
+        self.spoiled.clear();
+    }
+
+    /// Rows of the step so far that came to nothing.
+    pub fn spoiled(&self) -> &[Spoiled] {
+        &self.spoiled
+    }
+}
+
+/// Where a layer's experts are gone through; places among the used ones.
 #[derive(Default)]
-struct Groups {
-    /// `[rows][used]` as chosen, by ascending expert.
-    routes: Vec<Route>,
-    /// The experts that are used, ascending, and where their runs of the lists below begin; one
-    /// more start than experts.
-    experts: Vec<u32>,
-    starts: Vec<u32>,
-    /// By expert, then by row: the row, and the weight of the answer in its sum.
-    rows: Vec<u32>,
-    weights: Vec<f32>,
-    /// `0, 1, 2, ..`: an expert's tokens among the inner activations, which are in this order.
-    places: Vec<u32>,
-    /// Routes of each expert, then where its next one goes.
-    next: Vec<u32>,
+struct Window {
+    now: Range<usize>,
+    /// The next one, if the stage was asked for it already.
+    next: Range<usize>,
+    /// Those of `now` that are not computed.
+    left: Vec<u32>,
+    /// The next layer was looked at.
+    forecast: bool,
 }
 
-impl Groups {
-    /// Sorts the routes of `used` experts per row by expert; stable, so that an expert's rows stay
-    /// in batch order.
-    fn sort(&mut self, count: usize, used: usize) {
-        let Groups { routes, experts, starts, rows, weights, places, next } = self;
-        next.clear();
-        next.resize(count, 0);
-        routes.iter().for_each(|route| next[route.expert as usize] += 1);
-        experts.clear();
-        starts.clear();
-        let mut start = 0;
-        for (expert, next) in next.iter_mut().enumerate() {
-            if *next > 0 {
-                experts.push(expert as u32);
-                starts.push(start);
-            }
-            (*next, start) = (start, start + *next);
-        }
-        starts.push(start);
-        rows.resize(routes.len(), 0);
-        weights.resize(routes.len(), 0.0);
-        for (i, route) in routes.iter().enumerate() {
-            let at = &mut next[route.expert as usize];
-            rows[*at as usize] = (i / used) as u32;
-            weights[*at as usize] = route.weight;
-            *at += 1;
-        }
-        if places.len() < routes.len() {
-            places.extend(places.len() as u32..routes.len() as u32);
-        }
-    }
-
-    /// Where the run of the `i`th used expert lies.
-    fn run(&self, i: usize) -> std::ops::Range<usize> {
-        self.starts[i] as usize..self.starts[i + 1] as usize
-    }
+/// Whether a block is computed, or waits for weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    Waits,
+    Done,
 }
+
+/// The block of one layer.
+pub struct Block<'a> {
+    pub config: &'a Config,
+    pub ffn: &'a Ffn,
+    pub layer: usize,
+    /// Where experts stream: the layer whose experts may be sent for early.
+    pub next: Option<Next<'a>>,
+}
+
+/// Bytes that the widest buffer of a window may take, unless one expert's rows need more.
+pub const WINDOW_BYTES: usize = 16 << 20;
 
 /// What the block wants its `x` in.
 pub fn forms(ffn: &Ffn) -> Forms {
@@ -98,24 +122,207 @@ pub fn forms(ffn: &Ffn) -> Forms {
     }
 }
 
-/// Adds to the residual stream `hidden` what the block makes of `x` (normed and ready, both
-/// `[rows][hidden]`).
-pub fn ffn(
+/// Begins the block: a dense one is computed, of others the routing. `x` is normed and ready, `hidden`
+/// the residual stream, both `[rows][hidden]`.
+pub fn begin(
     compute: &mut Compute,
-    config: &Config,
+    block: &Block,
     scratch: &mut Scratch,
-    ffn: &Ffn,
     x: &Activations,
     hidden: &mut [f32],
 ) {
+    let Block { config, ffn, .. } = *block;
+    scratch.window = Window { left: std::mem::take(&mut scratch.window.left), ..Window::default() };
     match ffn {
         Ffn::Dense(mlp) => {
             let Scratch { gate, up, inner, .. } = scratch;
             middle(compute, config.activation, mlp, x, gate, up, inner);
             compute.products(Stage::Down, [Product::new(&mlp.down, inner, To::Sum(hidden))]);
         }
-        Ffn::Experts(parts) => experts(compute, config, scratch, parts, x, hidden),
+        Ffn::Experts(parts) => experts(compute, config, scratch, parts, x),
     }
+}
+
+/// Computes what can be computed now; when all is, what the block makes of `x` has been added to
+/// `hidden`.
+pub fn advance(
+    compute: &mut Compute,
+    mut staging: Option<&mut Staging>,
+    block: &Block,
+    scratch: &mut Scratch,
+    x: &Activations,
+    hidden: &mut [f32],
+) -> Progress {
+    let Ffn::Experts(parts) = block.ffn else { return Progress::Done };
+    loop {
+        if scratch.window.now.is_empty() {
+            if !scratch.open(compute, staging.as_deref_mut(), block) {
+                scratch.forecast(compute, staging, block, hidden);
+                return Progress::Done;
+            }
+            if scratch.window.now.start == 0 {
+                shared(compute, block.config, scratch, parts, x);
+            }
+            if staging.is_none() {
+                let used = &scratch.groups.experts[scratch.window.now.clone()];
+                let experts = used.iter().map(|&expert| &parts.experts[expert as usize]);
+                compute.settle(experts.flat_map(Mlp::weights));
+            }
+        }
+        scratch.look_ahead(compute, staging.as_deref_mut(), block);
+        if scratch.groups.sweeps() && scratch.all_asked() {
+            scratch.forecast(compute, staging.as_deref_mut(), block, hidden);
+        }
+        scratch.gather(compute, staging.as_deref_mut(), block);
+        if !scratch.wave.is_empty() {
+            if let Some(staging) = &mut staging {
+                staging.go_on(compute.drive());
+            }
+            let slots = staging.as_deref().map(Staging::slots);
+            compute_wave(compute, slots, block, parts, scratch, x);
+        }
+        match &mut staging {
+            Some(staging) if !scratch.window.left.is_empty() => {
+                if scratch.wave.is_empty() {
+                    let Scratch { window, groups, .. } = scratch;
+                    let left = window.left.iter().map(|&i| groups.experts[i as usize]);
+                    staging.wait(compute.drive(), block.layer, left);
+                    scratch.forecast(compute, Some(staging), block, hidden);
+                    return Progress::Waits;
+                }
+                continue;
+            }
+            _ => {}
+        }
+        combine(compute, parts, scratch, hidden);
+        let done = scratch.window.now.clone();
+        if let Some(staging) = &mut staging {
+            staging.go_on(compute.drive());
+            staging.close(block.layer, &scratch.groups.experts[done.clone()]);
+        }
+        scratch.window.now = done.end..done.end;
+    }
+}
+
+impl Scratch {
+    /// Begins with the next window. `false`: that was the last.
+    fn open(
+        &mut self,
+        compute: &mut Compute,
+        staging: Option<&mut Staging>,
+        block: &Block,
+    ) -> bool {
+        let Scratch { window, groups, answers, .. } = self;
+        let from = window.now.end;
+        if from == groups.experts.len() {
+            return false;
+        }
+        window.now = match (std::mem::take(&mut window.next), staging) {
+            (next, _) if !next.is_empty() => next,
+            (_, None) => cut(groups, block.config, from, usize::MAX),
+            (_, Some(staging)) => {
+                let drive = compute.drive();
+                if from == 0 {
+                    staging.enter(drive, block.layer, &groups.experts);
+                }
+                let room = staging.fitting(block.layer, &groups.experts[from..]);
+                let now = cut(groups, block.config, from, room);
+                staging.open(drive, block.layer, &groups.experts[now.clone()]);
+                now
+            }
+        };
+        window.left.clear();
+        window.left.extend(window.now.clone().map(|i| i as u32));
+        answers.resize(groups.runs(&window.now).len() * block.config.hidden, 0.0);
+        true
+    }
+
+    /// Asks for the next window's weights while this one is computed, if there is room for both.
+    fn look_ahead(
+        &mut self,
+        compute: &mut Compute,
+        staging: Option<&mut Staging>,
+        block: &Block,
+    ) {
+        let Some(staging) = staging else { return };
+        let Window { now, next, .. } = &mut self.window;
+        if !next.is_empty() || now.end == self.groups.experts.len() {
+            return;
+        }
+        let room = staging.fitting(block.layer, &self.groups.experts[now.end..]);
+        if room > 0 {
+            let ahead = cut(&self.groups, block.config, now.end, room);
+            staging.open(compute.drive(), block.layer, &self.groups.experts[ahead.clone()]);
+            *next = ahead;
+        }
+    }
+
+    /// Whether every expert of the layer was asked for.
+    fn all_asked(&self) -> bool {
+        self.window.now.end.max(self.window.next.end) == self.groups.experts.len()
+    }
+
+    /// Looks at the next layer, once.
+    fn forecast(
+        &mut self,
+        compute: &mut Compute,
+        staging: Option<&mut Staging>,
+        block: &Block,
+        hidden: &[f32],
+    ) {
+        let (Some(staging), Some(next)) = (staging, block.next) else { return };
+        if !std::mem::replace(&mut self.window.forecast, true) {
+            let Scratch { groups, forecast: scratch, .. } = self;
+            forecast(compute, staging, block.config, scratch, groups, next, hidden);
+        }
+    }
+
+    /// The wave of those whose weights are there. The rows of those that will never come are
+    /// spoiled, and their answers 0.
+    fn gather(
+        &mut self,
+        compute: &mut Compute,
+        staging: Option<&mut Staging>,
+        block: &Block,
+    ) {
+        let Scratch { groups, window, wave, answers, spoiled, .. } = self;
+        wave.clear();
+        let Some(staging) = staging else {
+            window.left.drain(..).for_each(|i| wave.push(groups, i));
+            return;
+        };
+        let (layer, hidden) = (block.layer, block.config.hidden);
+        let first = groups.starts[window.now.start] as usize;
+        staging.take_in(compute.drive());
+        window.left.retain(|&i| {
+            let expert = groups.experts[i as usize];
+            if staging.slots().slab(layer, expert).is_some() {
+                wave.push(groups, i);
+                return false;
+            }
+            if staging.loss(layer, expert).is_none() {
+                return true;
+            }
+            let run = groups.run(i as usize);
+            answers[(run.start - first) * hidden..(run.end - first) * hidden].fill(0.0);
+            let spoil = |&row: &u32| Spoiled { row, layer: layer as u32, expert };
+            spoiled.extend(groups.rows[run].iter().map(spoil));
+            false
+        });
+    }
+}
+
+/// The window that begins with the used expert `from`: as many as the buffers hold the routes of,
+/// and as there is `room` for, at least one.
+fn cut(groups: &Groups, config: &Config, from: usize, room: usize) -> Range<usize> {
+    let width = config.experts.as_ref().map_or(0, |shape| shape.width).max(config.hidden);
+    let most = (WINDOW_BYTES / (width * size_of::<f32>())).max(1);
+    let room = room.clamp(1, MAX_PARTS / 2);
+    let last = groups.experts.len().min(from.saturating_add(room));
+    let first = groups.starts[from] as usize;
+    let fits = |to: &usize| groups.starts[*to] as usize - first <= most;
+    let to = (from + 1..=last).take_while(fits).last().unwrap_or(from + 1);
+    from..to
 }
 
 /// The gated middle of a block for all rows: `act(gate(x)) · up(x)`.
@@ -165,121 +372,41 @@ fn activate(kernels: &Kernels, kind: Activation, gate: &[f32], up: &[f32], out: 
     }
 }
 
+/// Routes, and counts what the chosen experts will read and compute.
 fn experts(
     compute: &mut Compute,
     config: &Config,
     scratch: &mut Scratch,
     parts: &Experts,
     x: &Activations,
-    hidden: &mut [f32],
 ) {
     let Some(shape) = &config.experts else { unreachable!("experts come with their shape") };
     route(compute, shape, scratch, parts, x);
-    let Scratch { gate, up, inner, groups, .. } = scratch;
-    let groups = &*groups;
-    let used = || groups.experts.iter().map(|&expert| &parts.experts[expert as usize]);
-    compute.settle(used().flat_map(Mlp::weights));
-    for (i, mlp) in used().enumerate() {
-        let tokens = groups.run(i).len();
-        mlp.weights().into_iter().for_each(|weight| compute.count(weight, tokens));
+    for (i, &expert) in scratch.groups.experts.iter().enumerate() {
+        let tokens = scratch.groups.run(i).len();
+        let weights = parts.experts[expert as usize].weights();
+        weights.into_iter().for_each(|weight| compute.count(weight, tokens));
     }
-    gate_up(compute, parts, groups, x, gate, up);
-
-    let first = &parts.experts[0];
-    let forms = parts.experts.iter().fold(Forms::NONE, |forms, mlp| forms | mlp.down.forms());
-    inner.reset(groups.rows.len(), first.gate.weight.rows(), forms);
-    activated(compute, config.activation, gate, up, inner);
-
-    if let Some(shared) = &parts.shared {
-        let Scratch { shared_gate, shared_up, shared_inner, shared_weight, .. } = scratch;
-        let mlp = &shared.mlp;
-        middle(compute, config.activation, mlp, x, shared_gate, shared_up, shared_inner);
-        if let Some(gate) = &shared.gate {
-            let product = Product::new(gate, x, To::Buffer(shared_weight));
-            compute.products(Stage::Router, [product]);
-            compute.kernels.sigmoid(shared_weight);
-        }
-        compute.settle([&mlp.down.weight]);
-        compute.count(&mlp.down.weight, x.tokens());
-    }
-    combine(compute, scratch, parts, hidden);
 }
 
-/// The chosen experts' gates and ups, `[routes][width]` each, in the order of `groups`.
-fn gate_up(
+/// What the shared experts make of all rows, but for their last product.
+fn shared(
     compute: &mut Compute,
+    config: &Config,
+    scratch: &mut Scratch,
     parts: &Experts,
-    groups: &Groups,
     x: &Activations,
-    gate: &mut Vec<f32>,
-    up: &mut Vec<f32>,
 ) {
-    let weight = &parts.experts[0].gate.weight;
-    let (width, panels, routes) = (weight.rows(), weight.panel_count(), groups.rows.len());
-    gate.resize(routes * width, 0.0);
-    up.resize(routes * width, 0.0);
-    let used = groups.experts.len();
-    let each = compute.worth(2 * weight.bytes() as usize * used, routes / used.max(1));
-    let most = (MAX_PARTS / used.max(1)).max(1);
-    let run = compute.run_of(panels, each.div_ceil(used.max(1)).min(most), routes / used.max(1));
-    let gates = Shares::runs(gate, width, &groups.starts, run * PANEL_ROWS);
-    let ups = Shares::runs(up, width, &groups.starts, run * PANEL_ROWS);
-    let (kernels, across) = (compute.kernels, panels.div_ceil(run));
-    compute.each(Stage::GateUp, used * across, |hand, i| {
-        let (expert, part) = (i / across, i % across);
-        let mlp = &parts.experts[groups.experts[expert] as usize];
-        let (panels, tokens) = (part * run..panels.min((part + 1) * run), groups.run(expert));
-        let tokens = Some(&groups.rows[tokens]);
-        product(&kernels, hand, &mlp.gate, panels.clone(), x, tokens, &mut gates.take(i));
-        product(&kernels, hand, &mlp.up, panels, x, tokens, &mut ups.take(i));
-    });
-}
-
-/// The experts' answers, weighted and summed by ascending id, then the shared experts', are added
-/// to the residual stream.
-fn combine(compute: &mut Compute, scratch: &mut Scratch, parts: &Experts, hidden: &mut [f32]) {
-    let Scratch { inner, shared_inner, shared_weight, groups, .. } = scratch;
-    let (inner, shared_inner, shared_weight, groups) =
-        (&*inner, &*shared_inner, &*shared_weight, &*groups);
-    let weight = &parts.experts[0].down.weight;
-    let (cols, panels, used) = (weight.rows(), weight.panel_count(), groups.experts.len());
-    let (rows, routes) = (hidden.len() / cols, groups.rows.len());
-    let chunks = compute.worth(weight.bytes() as usize * used, routes / used.max(1));
-    let run = compute.run_of(panels, chunks, routes / used.max(1));
-    let sums = Shares::by_columns(hidden, cols, run * PANEL_ROWS);
-    let kernels = compute.kernels;
-    compute.each(Stage::Down, sums.parts(), |hand, i| {
-        let mut sum = sums.take(i);
-        let (panels, width) = (i * run..panels.min((i + 1) * run), sum.cols());
-        let mut floats = std::mem::take(&mut hand.floats);
-        // The sums of these columns, and behind them one expert's answers.
-        floats.clear();
-        floats.resize(2 * rows * width, 0.0);
-        let (all, answers) = floats.split_at_mut(rows * width);
-        for (i, &expert) in groups.experts.iter().enumerate() {
-            let (of_expert, down) = (groups.run(i), &parts.experts[expert as usize].down);
-            let answers = &mut answers[..of_expert.len() * width];
-            let tokens = Some(&groups.places[of_expert.clone()]);
-            let mut to = Columns::whole(answers, width);
-            product(&kernels, hand, down, panels.clone(), inner, tokens, &mut to);
-            for (route, answer) in of_expert.zip(answers.chunks_exact(width)) {
-                let at = groups.rows[route] as usize * width;
-                kernels.axpy(groups.weights[route], answer, &mut all[at..at + width]);
-            }
-        }
-        if let Some(shared) = &parts.shared {
-            let mut to = Columns::whole(answers, width);
-            product(&kernels, hand, &shared.mlp.down, panels, shared_inner, None, &mut to);
-            for (row, answer) in answers.chunks_exact(width).enumerate() {
-                let weight = if shared.gate.is_some() { shared_weight[row] } else { 1.0 };
-                kernels.axpy(weight, answer, &mut all[row * width..(row + 1) * width]);
-            }
-        }
-        for (row, all) in all.chunks_exact(width).enumerate() {
-            kernels.add(sum.row(row), all);
-        }
-        hand.floats = floats;
-    });
+    let Some(shared) = &parts.shared else { return };
+    let Scratch { shared_gate, shared_up, shared_inner, shared_weight, .. } = scratch;
+    let mlp = &shared.mlp;
+    middle(compute, config.activation, mlp, x, shared_gate, shared_up, shared_inner);
+    if let Some(gate) = &shared.gate {
+        compute.products(Stage::Router, [Product::new(gate, x, To::Buffer(shared_weight))]);
+        compute.kernels.sigmoid(shared_weight);
+    }
+    compute.settle([&mlp.down.weight]);
+    compute.count(&mlp.down.weight, x.tokens());
 }
 
 /// Fills `scratch.groups`.

@@ -158,6 +158,13 @@ impl Mlp {
     }
 }
 
+impl Experts {
+    /// What the input of the experts' last matrices must be ready in.
+    pub fn down_forms(&self) -> Forms {
+        self.experts.iter().fold(Forms::NONE, |forms, mlp| forms | mlp.down.forms())
+    }
+}
+
 impl Layer {
     /// Hands every matrix that each token needs to `each`: all but the routed experts.
     pub fn trunk<'a>(&'a self, mut each: impl FnMut(&'a Matrix)) {

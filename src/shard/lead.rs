@@ -14,6 +14,8 @@ use super::breath::Breath;
 use super::mate::{self, Line};
 use super::{Error, Order, Queues, Seats};
 use crate::host::crew::{Crew, Mate};
+use crate::host::mover::{Fleet, Kit, Mover, Setup};
+use crate::host::ring::RingError;
 use crate::model::Hand;
 
 /// Memory that glommio sets aside for its own files; weights come by a ring of our own.
@@ -42,6 +44,14 @@ impl Lead {
     /// Shards, this one included.
     pub fn shards(&self) -> usize {
         self.crew.seats()
+    }
+
+    /// Gives every shard a mover of its own, and the lead a drive that hands reads to all of them.
+    pub fn equip(&mut self, setup: Setup) -> Result<(), RingError> {
+        let own = Mover::open(Kit::new(setup.clone()))?;
+        let equipped = self.lines.iter_mut().map(|line| line.equip(setup.clone()));
+        self.crew.own().drive = Some(Box::new(Fleet::new(own, equipped.collect())));
+        Ok(())
     }
 
     /// Calls the mates together for a step. They spin until [`Lead::rest`].

@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::time::{Duration, Instant};
 
-use rtrb::{Consumer, Producer};
+use rtrb::{Consumer, Producer, PushError};
 
 use super::breath::Breath;
 use super::{Error, Order};
 use crate::host::bell::{Bell, Ear};
 use crate::host::crew::Mate;
+use crate::host::mover::{self, Mover, Setup};
 use crate::model::Hand;
 
 /// How long a mate spins between two steps before it parks. Waking it costs 20 to 90 µs; between
@@ -44,10 +45,11 @@ pub fn line() -> std::io::Result<(Line, Post)> {
 }
 
 impl Line {
-    pub fn tell(&mut self, order: Order) {
+    pub fn tell(&mut self, mut order: Order) {
         // The lead never has more orders under way than the ring holds: a mate takes each before
         // the step after it can end.
-        while self.orders.push(order).is_err() {
+        while let Err(PushError::Full(back)) = self.orders.push(order) {
+            order = back;
             std::thread::yield_now();
         }
         // Either the mate sees the order after it said that it parks, or this sees that it parks.
@@ -58,20 +60,34 @@ impl Line {
     }
 }
 
+impl Line {
+    /// Gives the mate a mover, and the caller the other end of a line to it.
+    pub fn equip(&mut self, setup: Setup) -> mover::Line {
+        let (line, kit) = mover::line(setup, Some(self.bell.clone()));
+        self.tell(Order::Equip(Box::new(kit)));
+        line
+    }
+}
+
 impl Post {
-    /// The next order; parks while there is none.
-    async fn next(&mut self, ear: &Ear) -> Order {
+    /// The next order; parks while there is none, and nothing to move.
+    async fn next(&mut self, ear: &Ear, hand: &mut Hand) -> Order {
         let (mut turns, began) = (0u32, Instant::now());
         loop {
             if let Ok(order) = self.orders.pop() {
                 return order;
             }
+            hand.turn();
             turns += 1;
             std::hint::spin_loop();
             if !turns.is_multiple_of(TURNS) {
                 continue;
             }
             if began.elapsed() < LINGER {
+                std::thread::yield_now();
+                continue;
+            }
+            if !hand.may_rest() {
                 std::thread::yield_now();
                 continue;
             }
@@ -104,13 +120,17 @@ impl Life {
     /// Until the lead says to leave.
     pub async fn live(mut self) {
         loop {
-            match self.post.next(&self.ear).await {
+            match self.post.next(&self.ear, &mut self.hand).await {
                 Order::Begin => {
-                    if self.step().await == Order::Leave {
+                    if let Order::Leave = self.step().await {
                         return;
                     }
                 }
                 Order::Rest => {}
+                // The lead hears of it by the kit's own line.
+                Order::Equip(kit) => {
+                    self.hand.drive = Mover::open(*kit).ok().map(|mover| Box::new(mover) as _);
+                }
                 Order::Leave => return,
             }
         }
@@ -128,8 +148,11 @@ impl Life {
             match self.post.orders.pop() {
                 // The step before was given up in the middle.
                 Ok(Order::Begin) | Err(_) => {}
+                // Only between steps.
+                Ok(Order::Equip(_)) => {}
                 Ok(order) => return order,
             }
+            self.hand.turn();
             turns += 1;
             match turns < SPINS {
                 true => std::hint::spin_loop(),

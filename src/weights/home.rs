@@ -21,6 +21,11 @@ impl Home {
         Ok(Home { arena: Arena::reserve(bytes)? })
     }
 
+    /// A home whose rooms were given out elsewhere.
+    pub fn of(arena: Arena) -> Home {
+        Home { arena }
+    }
+
     /// Room for a matrix. `None` if it has settled, or there is none left.
     pub fn room(&self, matrix: &Matrix) -> Option<Region> {
         match matrix.is_settled() {

@@ -252,6 +252,9 @@ impl Matrix {
 
     /// Writes one row as f32 into `out`, which must be as long.
     pub fn read_row(&self, row: usize, out: &mut [f32]) {
+        if let Some(panels) = self.panels() {
+            return panels.read_row(row, out);
+        }
         let whole = math::dequantise(self.format, self.row(row), out);
         assert!(whole, "a row of {} is {} weights", self.name, self.cols);
         if let Some(scales) = &self.scales {

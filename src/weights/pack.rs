@@ -36,7 +36,7 @@ pub use header::VERSION;
 pub use verify::{Damage, Place};
 
 use super::Matrix;
-use crate::host::disk::SECTOR;
+use crate::host::direct::SECTOR;
 use crate::math::Format;
 use layout::Layout;
 

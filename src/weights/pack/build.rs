@@ -13,7 +13,7 @@ use super::header::{Heads, MOST_FILES, check_block};
 use super::layout::Layout;
 use super::{Contents, Extent, Shape};
 use crate::base::sum::sum;
-use crate::host::disk::{self, Aligned, Direct, SECTOR};
+use crate::host::direct::{self, Aligned, Direct, SECTOR};
 use crate::weights::Matrix;
 
 /// What is to be made.
@@ -331,7 +331,7 @@ impl Output {
         partial.push(".part");
         let partial = PathBuf::from(partial);
         let write = |source| Error::Write { path: path.clone(), source };
-        let claim = match disk::claim(&partial).map_err(write)? {
+        let claim = match direct::claim(&partial).map_err(write)? {
             Some(claim) => claim,
             None => return Err(Error::Busy { path }),
         };
@@ -346,7 +346,7 @@ impl Output {
         };
         let output = Output { path, partial, finished: false, direct, len, _claim: claim };
         // Asked before the disk is filled to the brim for nothing.
-        if let Some(free) = disk::free_bytes(&output.partial).filter(|&free| free < len) {
+        if let Some(free) = direct::free_bytes(&output.partial).filter(|&free| free < len) {
             return Err(Error::Full { path: output.path.clone(), needed: len, free, left: false });
         }
         output.direct.reserve(len).map_err(|source| output.failed(source))?;
@@ -359,7 +359,7 @@ impl Output {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Error::Full {
                 path,
                 needed: self.len,
-                free: disk::free_bytes(&self.partial).unwrap_or(0),
+                free: direct::free_bytes(&self.partial).unwrap_or(0),
                 left: false,
             },
             _ => Error::Write { path, source },
@@ -371,7 +371,7 @@ impl Output {
         let failed = |source| Error::Write { path: path.clone(), source };
         fs::rename(&self.partial, &self.path).map_err(failed)?;
         self.finished = true;
-        self.path.parent().map_or(Ok(()), disk::sync_folder).map_err(failed)
+        self.path.parent().map_or(Ok(()), direct::sync_folder).map_err(failed)
     }
 }
 

@@ -16,7 +16,7 @@ use super::layout::Layout;
 use super::{Contents, LARGEST_BLOCK, Pack, PartShape, Shape};
 use crate::base::sum::sum;
 use crate::base::units::Bytes;
-use crate::host::disk::SECTOR;
+use crate::host::direct::SECTOR;
 
 /// The format that is written, and the only one that is read.
 pub const VERSION: u32 = 1;

@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use super::build::{Hands, Piece, Rooms, Stage, pieces};
 use super::{Error, Pack};
 use crate::base::sum::sum;
-use crate::host::disk::Direct;
+use crate::host::direct::Direct;
 
 /// A damaged block.
 #[derive(Debug)]

@@ -7,6 +7,7 @@
 mod bench;
 mod chat;
 mod history;
+mod doctor;
 mod inspect;
 mod logits;
 mod npy;
@@ -57,6 +58,7 @@ enum Command {
     Bench(bench::Args),
     Pack(pack::Args),
     Plan(plan::Args),
+    Doctor(doctor::Args),
 }
 
 /// What any command can fail with: one sentence for the user.
@@ -82,6 +84,7 @@ pub fn main() -> ExitCode {
         Command::Bench(args) => bench::run(args),
         Command::Pack(args) => pack::run(args),
         Command::Plan(args) => plan::run(args),
+        Command::Doctor(args) => doctor::run(args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -5,8 +5,8 @@
 //! floor below.
 
 mod bench;
+mod beside;
 mod chat;
-mod history;
 mod doctor;
 mod inspect;
 mod logits;
@@ -16,8 +16,8 @@ mod out;
 mod pack;
 mod packs;
 mod perplexity;
-mod progress;
 mod plan;
+mod progress;
 mod read;
 mod run;
 mod signals;
@@ -31,8 +31,8 @@ use clap::{Parser, Subcommand};
 
 use crate::host::topology::Topology;
 use crate::math::IsaChoice;
-use crate::weights::residency::Policy;
 use crate::shard::{self, Lead, Seats};
+use crate::weights::residency::Policy;
 
 /// Serves Mixture-of-Experts language models on one dedicated Linux host.
 ///
@@ -130,6 +130,14 @@ struct Compute {
     #[arg(long, value_name = "N", value_parser = positive)]
     cores: Option<usize>,
 
+    #[command(flatten)]
+    how: How,
+}
+
+/// The same for any number of cores.
+#[derive(clap::Args, Clone)]
+#[command(next_help_heading = "How to compute (the answer stays the same)")]
+struct How {
     /// Instruction set: scalar, avx2, avx512, amx, or auto for the best this host has
     #[arg(long, default_value = "auto", value_name = "ISA")]
     isa: IsaChoice,
@@ -155,10 +163,9 @@ struct Compute {
     #[arg(value_parser = forecast)]
     forecast: f32,
 
-    /// Reads that wait for the disk at once
-    #[arg(long, value_name = "N", default_value_t = 8, hide_short_help = true)]
-    #[arg(value_parser = positive)]
-    depth: usize,
+    /// Reads that wait for the disk at once [default: as few as saturate it]
+    #[arg(long, value_name = "N", hide_short_help = true, value_parser = positive)]
+    depth: Option<usize>,
 }
 
 fn forecast(text: &str) -> Result<f32, String> {

@@ -31,8 +31,8 @@ pub use session::{End, Event, Session, Settings, What};
 pub use step::Meter;
 pub use stream::{PATIENCE, Stream};
 
-use pages::{PagePool, PageTable};
 use crate::weights::stage::Notice;
+use pages::{PagePool, PageTable};
 use step::{Batch, Step, Store};
 
 #[derive(Debug, thiserror::Error)]
@@ -137,12 +137,7 @@ impl Engine {
         Engine::with(model, options, lead, Store { home, staging: None, ahead: 0.0 })
     }
 
-    fn with(
-        model: Rc<Model>,
-        options: Options,
-        lead: Lead,
-        store: Store,
-    ) -> Result<Engine, Error> {
+    fn with(model: Rc<Model>, options: Options, lead: Lead, store: Store) -> Result<Engine, Error> {
         let kernels = Kernels::new(options.isa)?;
         let kv = KvShape::new(&model.config);
         let context = plan_context(&model, &kv, options.context)?;

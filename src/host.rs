@@ -7,8 +7,8 @@
 pub mod arena;
 pub mod bell;
 pub mod crew;
-pub mod drive;
 pub mod direct;
+pub mod drive;
 pub mod mapping;
 pub mod memory;
 pub mod mover;

@@ -52,11 +52,7 @@ impl Packed {
         let folder = tempfile::tempdir().unwrap();
         let source = Source::open(&file(name, folder.path())).unwrap();
         let model = Rc::new(Model::open(&source).unwrap());
-        let packed = Packed {
-            model,
-            source: Fingerprint::of(&source).unwrap(),
-            folder,
-        };
+        let packed = Packed { model, source: Fingerprint::of(&source).unwrap(), folder };
         let job = Job {
             contents: &packed.model.parts.contents(),
             source: &packed.source,
@@ -191,7 +187,11 @@ fn simulated(packed: &Packed, model: Rc<Model>, way: Way, seed: u64, faults: Fau
 }
 
 /// Tokens of several sessions in one batch, by whatever disk. A session that ended early says why.
-fn answers(engine: &mut Engine, prompts: &[Vec<u32>], steps: usize) -> Vec<(Vec<u32>, Option<End>)> {
+fn answers(
+    engine: &mut Engine,
+    prompts: &[Vec<u32>],
+    steps: usize,
+) -> Vec<(Vec<u32>, Option<End>)> {
     let settings = Settings {
         sampling: SamplingParams { temperature: 0.0, ..SamplingParams::default() },
         max_tokens: Some(steps),

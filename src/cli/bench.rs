@@ -8,9 +8,8 @@ use std::rc::Rc;
 
 use serde::Serialize;
 
-use super::{Outcome, chunk, open, positive};
-use crate::base::units::Bytes;
-use crate::engine::{self, Engine};
+use super::open::Wish;
+use super::{How, Outcome, beside, open, positive};
 use crate::host::memory;
 use crate::host::roof::Roof;
 use crate::host::topology::{Cpu, Topology};
@@ -18,6 +17,8 @@ use crate::math::peak::{Arithmetic, peak_ops};
 use crate::math::{Isa, IsaChoice, Kernels};
 use crate::model::Model;
 use crate::shard::{self, Lead, Seats};
+use crate::weights::Source;
+use crate::weights::stage::{self, Staging};
 
 use measure::Run;
 
@@ -60,14 +61,6 @@ pub struct Args {
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = positive)]
     rounds: usize,
 
-    /// Instruction set: scalar, avx2, avx512, amx, or auto for the best this host has
-    #[arg(long, default_value = "auto", value_name = "ISA")]
-    isa: IsaChoice,
-
-    /// Prompt tokens that are computed in one step
-    #[arg(long, value_name = "N", default_value_t = 512, value_parser = chunk)]
-    prefill_chunk: usize,
-
     /// Leave the host's limits unmeasured
     #[arg(long)]
     no_limits: bool,
@@ -75,6 +68,9 @@ pub struct Args {
     /// One JSON object instead of tables
     #[arg(long)]
     json: bool,
+
+    #[command(flatten)]
+    how: How,
 }
 
 /// The host's limits.
@@ -93,6 +89,31 @@ impl Limits {
             int8_peak: peak_ops(isa, Arithmetic::Int8),
             float32_peak: peak_ops(isa, Arithmetic::Float32),
         })
+    }
+}
+
+/// Of a model whose experts stream.
+#[derive(Clone, Copy, Serialize)]
+struct Streams {
+    slots: usize,
+    slabs: usize,
+    slab_bytes: usize,
+    /// Bytes per second that the drive gives at most, where that was asked for.
+    disk: Option<f64>,
+}
+
+impl Streams {
+    fn of(staging: &Staging, measured: bool) -> Outcome<Streams> {
+        let pack = staging.pack();
+        // A pack on several drives has its blocks on all of them alike.
+        let drives = pack.files().len() as f64;
+        let disk = match measured {
+            true => Some(beside::measure(pack)?.bytes_per_second * drives),
+            false => None,
+        };
+        let shape = staging.residency().shape();
+        let slab_bytes = stage::slot_bytes(pack);
+        Ok(Streams { slots: shape.slots, slabs: shape.slabs(), slab_bytes, disk })
     }
 }
 
@@ -115,13 +136,15 @@ struct Report {
     resident: Option<u64>,
     keys_and_values: u64,
     pages: String,
+    /// What streams, and from where.
+    streams: Option<Streams>,
     limits: Option<Limits>,
     measured: Vec<OnCores>,
 }
 
 pub fn run(args: Args) -> Outcome {
-    let isa = Kernels::new(args.isa)?.isa();
-    let source = open::source(&args.model)?;
+    let isa = Kernels::new(args.how.isa)?.isa();
+    let source = Rc::new(open::source(&args.model)?);
     let topology = Topology::read();
     let all = topology.seats(None)?;
     let mut counts = args.cores.clone();
@@ -141,7 +164,7 @@ pub fn run(args: Args) -> Outcome {
     let mut report = Report {
         model: args.model.clone(),
         isa: isa.name(),
-        lacks: match args.isa {
+        lacks: match args.how.isa {
             IsaChoice::Auto => IsaChoice::Amx.resolve().err().map(|error| error.to_string()),
             _ => None,
         },
@@ -149,6 +172,7 @@ pub fn run(args: Args) -> Outcome {
         resident: None,
         keys_and_values: 0,
         pages: String::new(),
+        streams: None,
         limits,
         measured: Vec::new(),
     };
@@ -156,7 +180,8 @@ pub fn run(args: Args) -> Outcome {
     for cpus in seats {
         let seats = Seats::on(cpus.iter().map(|cpu| cpu.id));
         let (model, args) = (Rc::clone(&model), args.clone());
-        let found = shard::run(&seats, |lead, _| on(model, args, lead))??;
+        let source = Rc::clone(&source);
+        let found = shard::run(&seats, |lead, _| on(source, model, args, lead))??;
         report.measured.push(OnCores { cores: cpus.len(), runs: found.runs });
         report.keys_and_values = found.keys_and_values;
         // Weights settle once, for the first.
@@ -164,6 +189,7 @@ pub fn run(args: Args) -> Outcome {
             report.pages = found.pages;
         }
         report.resident = found.resident.or(report.resident);
+        report.streams = found.streams.or(report.streams);
     }
     let mut out = io::stdout().lock();
     match args.json {
@@ -179,31 +205,19 @@ struct Found {
     keys_and_values: u64,
     pages: String,
     resident: Option<u64>,
+    streams: Option<Streams>,
 }
 
-async fn on(model: Rc<Model>, args: Args, lead: Lead) -> Outcome<Found> {
+async fn on(source: Rc<Source>, model: Rc<Model>, args: Args, lead: Lead) -> Outcome<Found> {
     let positions = |prompts: usize, each: usize| prompts * (each + args.decode + 32);
     let longest = args.context.iter().max().map_or(0, |&context| context);
     let widest = args.batch.iter().max().map_or(0, |&batch| batch);
     let prompt = args.prefill.iter().max().map_or(0, |&prompt| prompt);
     let context = positions(widest, longest).max(positions(1, prompt));
-    let options = engine::Options {
-        isa: args.isa,
-        prefill_chunk: args.prefill_chunk,
-        context: Some(context),
-        room: None,
-    };
-    let mut engine = Engine::seated(model, options, lead).map_err(|error| match error {
-        engine::Error::Context { needed, free, .. } => format!(
-            "the sessions to be measured need {} for keys and values and {} is free: lower --batch, \
-             --context, --decode or --prefill",
-            Bytes(needed),
-            Bytes(free)
-        )
-        .into(),
-        other => Box::<dyn std::error::Error>::from(other),
-    })?;
+    let wish = Wish { context: Some(context), sessions: widest, every_logit: false };
+    let mut engine = open::engine(&source, model, &args.how, wish, lead).await?;
     engine.settle().await;
+    let streams = engine.staging().map(|staging| Streams::of(staging, !args.no_limits));
     let mut runs = Vec::new();
     for &prompt in &args.prefill {
         runs.push(measure::prefill(&mut engine, prompt, args.rounds).await?);
@@ -218,6 +232,7 @@ async fn on(model: Rc<Model>, args: Args, lead: Lead) -> Outcome<Found> {
         runs,
         keys_and_values: engine.page_bytes(),
         pages: engine.weights_arena().pages().to_string(),
+        streams: streams.transpose()?,
         resident: memory::resident().map(|resident| resident.total),
     })
 }

@@ -53,7 +53,7 @@ async fn write(args: Args, lead: Lead) -> Outcome {
     let vocab = model.config.vocab;
     let context = args.context.or(Some(tokens.len().max(1)));
     let wish = Wish { context, sessions: 1, every_logit: true };
-    let mut engine = open::engine(&source, model, &args.compute, wish, lead).await?;
+    let mut engine = open::engine(&source, model, &args.compute.how, wish, lead).await?;
     let stop = Stop::on_any()?;
     // Before anything is computed, so that a place that cannot be written is known at once.
     let mut file = npy::Writer::create(&args.out, tokens.len(), vocab)?;

@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use super::out::note;
 use super::packs::find_or_make;
-use super::{Compute, Outcome, history};
+use super::{How, Outcome, beside};
 use crate::engine::{self, Engine, PATIENCE, Stream};
 use crate::host::mover::Depth;
 use crate::model::{Model, Text, demo};
@@ -46,12 +46,15 @@ pub struct Wish {
     pub every_logit: bool,
 }
 
+/// Reads under way at once on a drive that is not known.
+const DEPTH: usize = 8;
+
 /// An engine within the memory it was given: all weights in memory where they fit, else with
 /// experts that stream from the model's pack, which is made where it is missing.
 pub async fn engine(
     source: &Source,
     model: Rc<Model>,
-    how: &Compute,
+    how: &How,
     wish: Wish,
     mut lead: Lead,
 ) -> Outcome<Engine> {
@@ -77,13 +80,15 @@ pub async fn engine(
         }
         return Ok(Engine::seated(model, options, lead)?);
     };
-    let shards = lead.shards();
+    let drive = beside::drive(&pack);
+    let known = drive.as_ref().and_then(|drive| drive.depth(pack.block()));
+    let depth = how.depth.or(known.map(|cell| cell.depth)).unwrap_or(DEPTH);
     let stream = Stream {
-        history: history::read(&pack),
+        history: beside::history(&pack),
         room: Room { slots: plan.slots, window: plan.window() },
         policy: how.policy,
         ahead: how.forecast,
-        depth: Depth::of(how.depth.div_ceil(shards)),
+        depth: Depth::of(depth.div_ceil(lead.shards())),
         patience: PATIENCE,
         pack,
     };
@@ -93,13 +98,7 @@ pub async fn engine(
     Ok(engine)
 }
 
-fn plan(
-    source: &Source,
-    model: &Model,
-    how: &Compute,
-    wish: Wish,
-    cores: usize,
-) -> Outcome<Plan> {
+fn plan(source: &Source, model: &Model, how: &How, wish: Wish, cores: usize) -> Outcome<Plan> {
     let path = source.path();
     let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
     let facts = Facts::of(&name, model);

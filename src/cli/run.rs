@@ -7,17 +7,19 @@ use std::time::Instant;
 
 use serde_json::json;
 
+use super::open::Wish;
 use super::out::note;
 use super::signals::Stop;
-use super::open::Wish;
 use super::tokenize::token_json;
-use super::{Compute, Outcome, Usage, chat, counted, open, positive, read, whole};
+use super::{Compute, Outcome, Usage, beside, chat, counted, open, positive, read, whole};
+use crate::base::units::Bytes;
 use crate::engine::{End, Engine, Session, Settings, What};
 use crate::model::channels::Voice;
 use crate::model::config::Config;
 use crate::model::sampling::{Choice, LogProb, SamplingParams};
 use crate::model::{Message, Text};
 use crate::shard::Lead;
+use crate::weights::stage::Reading;
 
 /// Write an answer to a prompt, or chat on a terminal
 ///
@@ -202,7 +204,7 @@ async fn answer(args: Args, lead: Lead) -> Outcome {
     let text = open::text(&source)?;
     let model_of = open::model(&source)?;
     let wish = Wish { context: args.context, sessions: 1, every_logit: false };
-    let mut engine = open::engine(&source, model_of, &args.compute, wish, lead).await?;
+    let mut engine = open::engine(&source, model_of, &args.compute.how, wish, lead).await?;
     let Config { vocab, context: trained, .. } = engine.model().config;
     if engine.context() > trained {
         note!("penstock: the model was trained for {trained} positions; beyond them it may ramble");
@@ -245,7 +247,9 @@ async fn answer(args: Args, lead: Lead) -> Outcome {
         true => Ok(()),
         false => say(&mut out, voice, piece),
     };
-    answer.write(&mut engine, &mut session, &stop, show).await?;
+    let written = answer.write(&mut engine, &mut session, &stop, show).await;
+    beside::keep_history(&engine);
+    written?;
     if args.json {
         writeln!(out, "{}", answer.json(&text))?;
     } else {
@@ -309,6 +313,8 @@ pub struct Answer {
     prefill_seconds: f64,
     decode_seconds: f64,
     moved: u64,
+    /// Of experts, where they stream, and bytes per second that their drive gives.
+    reading: Reading,
 }
 
 impl Answer {
@@ -370,7 +376,8 @@ impl Answer {
         let first = first.unwrap_or(last);
         self.prefill_seconds = (first - start).as_secs_f64();
         self.decode_seconds = (last - first).as_secs_f64();
-        self.moved = engine.meter().tally.moved - before.tally.moved;
+        let done = engine.meter().since(&before);
+        (self.moved, self.reading) = (done.tally.moved, done.reading);
         match &self.end {
             Some(End::Failed(error)) => Err((*error).into()),
             Some(End::Lost(reason)) => Err(reason.as_str().into()),
@@ -400,11 +407,26 @@ impl Answer {
         };
         let decode = self.decode_rate().map_or(String::new(), |rate| format!(", {rate:.1} tok/s"));
         format!(
-            "prompt {}{kept}, {:.1} tok/s; answer {}{decode}; {:.2} GB/s of weights",
+            "prompt {}{kept}, {:.1} tok/s; answer {}{decode}; {:.2} GB/s of weights{}",
             counted(self.prompt_tokens, "token"),
             self.prefill_rate(),
             counted(self.tokens.len(), "token"),
             self.gigabytes_per_second(),
+            self.from_disk(),
+        )
+    }
+
+    /// Where the experts came from.
+    fn from_disk(&self) -> String {
+        let Some(hits) = self.reading.hit_rate() else { return String::new() };
+        let seconds = self.prefill_seconds + self.decode_seconds;
+        let waited = self.reading.waited.as_secs_f64();
+        format!(
+            "; experts: {:.0}% in memory, {} read at {:.2} GB/s, {:.0}% of the time waited for",
+            100.0 * hits,
+            Bytes(self.reading.read),
+            self.reading.read as f64 / 1e9 / seconds.max(1e-9),
+            100.0 * waited / seconds.max(1e-9),
         )
     }
 
@@ -439,6 +461,15 @@ impl Answer {
             "decode_tokens_per_second": self.decode_rate(),
             "weight_bytes_read": self.moved,
             "gigabytes_per_second": self.gigabytes_per_second(),
+            "experts": self.reading.hit_rate().map(|hits| json!({
+                "hit_rate": hits,
+                "bytes_in_memory": self.reading.held,
+                "bytes_forecast_and_used": self.reading.forecast_used,
+                "bytes_forecast_in_vain": self.reading.forecast_vain,
+                "bytes_demanded": self.reading.demanded,
+                "bytes_read": self.reading.read,
+                "seconds_waited_for_disk": self.reading.waited.as_secs_f64(),
+            })),
         })
     }
 }

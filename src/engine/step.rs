@@ -102,7 +102,8 @@ impl Store {
     pub fn sentence(&self, spoiled: &Spoiled) -> String {
         let Spoiled { layer, expert, .. } = *spoiled;
         let staging = self.staging.as_ref();
-        let loss = staging.and_then(|staging| Some((staging, staging.loss(layer as usize, expert)?)));
+        let loss =
+            staging.and_then(|staging| Some((staging, staging.loss(layer as usize, expert)?)));
         match loss {
             Some((staging, loss)) => lost(staging.pack(), loss),
             None => format!("expert {expert} of layer {layer} cannot be read"),

@@ -313,7 +313,15 @@ fn latent(
         let mut absorbed = std::mem::take(&mut hand.floats);
         absorbed.resize(tokens.len() * kv_rank, 0.0);
         let mut to = Columns::whole(&mut absorbed, kv_rank);
-        product(&kernels, hand, Weights::of(up), 0..up.weight.panel_count(), nope, Some(tokens), &mut to);
+        product(
+            &kernels,
+            hand,
+            Weights::of(up),
+            0..up.weight.panel_count(),
+            nope,
+            Some(tokens),
+            &mut to,
+        );
         for row in 0..out.rows() {
             let place = &context.places[first_row + row];
             let rotated = ((first_row + row) * heads + head) * q_dim + nope_dim;

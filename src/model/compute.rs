@@ -274,7 +274,9 @@ impl Compute<'_> {
                 let panels = i * run..linear.weight.panel_count().min((i + 1) * run);
                 let mut out = shares.take(i);
                 match add {
-                    false => product(&kernels, hand, Weights::of(linear), panels, x, None, &mut out),
+                    false => {
+                        product(&kernels, hand, Weights::of(linear), panels, x, None, &mut out)
+                    }
                     true => {
                         let (rows, cols) = (out.rows(), out.cols());
                         let mut floats = std::mem::take(&mut hand.floats);

@@ -25,9 +25,9 @@ use super::router::{self, Route};
 use crate::math::{Activations, Forms, Kernels, MAX_PARTS, Shares};
 use crate::weights::stage::Staging;
 
+pub use forecast::Next;
 use forecast::forecast;
 use groups::Groups;
-pub use forecast::Next;
 use wave::{Wave, combine, compute_wave};
 
 /// Buffers that are kept from layer to layer and step to step, and how far a layer has come.
@@ -238,15 +238,10 @@ impl Scratch {
     }
 
     /// Asks for the next window's weights while this one is computed, if there is room for both.
-    fn look_ahead(
-        &mut self,
-        compute: &mut Compute,
-        staging: Option<&mut Staging>,
-        block: &Block,
-    ) {
+    fn look_ahead(&mut self, compute: &mut Compute, staging: Option<&mut Staging>, block: &Block) {
         let Some(staging) = staging else { return };
         let Window { now, next, .. } = &mut self.window;
-        if !next.is_empty() || now.end == self.groups.experts.len() {
+        if next.start < next.end || now.end == self.groups.experts.len() {
             return;
         }
         let room = staging.fitting(block.layer, &self.groups.experts[now.end..]);
@@ -279,12 +274,7 @@ impl Scratch {
 
     /// The wave of those whose weights are there. The rows of those that will never come are
     /// spoiled, and their answers 0.
-    fn gather(
-        &mut self,
-        compute: &mut Compute,
-        staging: Option<&mut Staging>,
-        block: &Block,
-    ) {
+    fn gather(&mut self, compute: &mut Compute, staging: Option<&mut Staging>, block: &Block) {
         let Scratch { groups, window, wave, answers, spoiled, .. } = self;
         wave.clear();
         let Some(staging) = staging else {

@@ -404,7 +404,12 @@ impl Staging {
     }
 
     /// There is nothing to compute before one of these experts comes.
-    pub fn wait(&mut self, drive: &mut dyn Drive, layer: usize, experts: impl Iterator<Item = u32>) {
+    pub fn wait(
+        &mut self,
+        drive: &mut dyn Drive,
+        layer: usize,
+        experts: impl Iterator<Item = u32>,
+    ) {
         drive.turn();
         let now = drive.now();
         let since = *self.patience.waiting.get_or_insert(now);

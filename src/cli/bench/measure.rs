@@ -9,6 +9,7 @@ use super::super::Outcome;
 use crate::engine::{End, Engine, Meter, Session, Settings};
 use crate::model::compute::Stage;
 use crate::model::sampling::SamplingParams;
+use crate::weights::stage::Reading;
 
 /// What was measured, and what came out: of all rounds the one in the middle.
 #[derive(Clone, Debug, Serialize)]
@@ -23,6 +24,38 @@ pub struct Run {
     /// The part of the steps' time in which the lead was not at work in a stage.
     pub outside: f64,
     pub stages: Vec<InStage>,
+    pub experts: Option<Experts>,
+}
+
+/// Where experts came from, for a model whose experts stream.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Experts {
+    /// The part of the bytes needed that was there when it was needed, and that had been sent for
+    /// by a forecast.
+    pub hit_rate: f64,
+    pub forecast_rate: f64,
+    /// Bytes that were missed, that came from disk for any reason, and that came in vain.
+    pub missed: u64,
+    pub read: u64,
+    pub in_vain: u64,
+    /// Bytes per second from disk, over all of the time.
+    pub bytes_per_second: f64,
+    /// The part of the time in which there was nothing to compute.
+    pub waited: f64,
+}
+
+impl Experts {
+    fn of(reading: &Reading, seconds: f64) -> Option<Experts> {
+        Some(Experts {
+            hit_rate: reading.hit_rate()?,
+            forecast_rate: reading.forecast_used as f64 / reading.needed() as f64,
+            missed: reading.demanded + reading.forecast_used,
+            read: reading.read,
+            in_vain: reading.forecast_vain,
+            bytes_per_second: reading.read as f64 / seconds,
+            waited: reading.waited.as_secs_f64() / seconds,
+        })
+    }
 }
 
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -68,6 +101,7 @@ impl Run {
             seconds,
             outside: 1.0 - at_work,
             stages,
+            experts: Experts::of(&meter.reading, seconds),
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use super::measure::{Run, What};
-use super::{Limits, OnCores, Report};
+use super::{Limits, OnCores, Report, Streams};
 use crate::base::units::Bytes;
 
 pub fn print(out: &mut impl Write, report: &Report) -> io::Result<()> {
@@ -48,6 +48,7 @@ pub fn print(out: &mut impl Write, report: &Report) -> io::Result<()> {
             print_run(out, run, *cores, report.limits.as_ref())?;
         }
     }
+    print_experts(out, report)?;
     print_scaling(out, &report.measured)?;
     print_stages(out, &report.measured)
 }
@@ -95,6 +96,46 @@ fn print_run(
         percent(run.operations_per_second, peak),
         100.0 * run.outside
     )
+}
+
+/// Where experts came from, and how near the disk was to what it can do.
+fn print_experts(out: &mut impl Write, report: &Report) -> io::Result<()> {
+    let Some(Streams { slots, slabs, slab_bytes, disk }) = report.streams else { return Ok(()) };
+    let each = Bytes(slab_bytes as u64);
+    write!(out, "\n{slots} of {slabs} experts have room, {each} each")?;
+    match disk {
+        Some(disk) => writeln!(out, "; the disk gives {:.2} GB/s", disk / 1e9)?,
+        None => writeln!(out)?,
+    }
+    for OnCores { cores, runs } in &report.measured {
+        let s = if *cores == 1 { "" } else { "s" };
+        writeln!(
+            out,
+            "{:<24}{:>9}{:>9}{:>9}{:>9}{:>9}{:>10}",
+            format!("{cores} core{s}"),
+            "in time",
+            "forecast",
+            "in vain",
+            "GB/s",
+            "of disk",
+            "waited"
+        )?;
+        for run in runs {
+            let Some(experts) = &run.experts else { continue };
+            writeln!(
+                out,
+                "{:<24}{:>8.1}%{:>8.1}%{:>8.1}%{:>9.2}{:>9}{:>9.1}%",
+                name(run.what),
+                100.0 * experts.hit_rate,
+                100.0 * experts.forecast_rate,
+                100.0 * experts.in_vain as f64 / (experts.read as f64).max(1.0),
+                experts.bytes_per_second / 1e9,
+                percent(experts.bytes_per_second, disk),
+                100.0 * experts.waited,
+            )?;
+        }
+    }
+    Ok(())
 }
 
 /// What the widest run gains over the first.

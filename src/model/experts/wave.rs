@@ -109,7 +109,8 @@ pub fn compute_wave(
         let panels = at * run..panels.min((at + 1) * run);
         let places = Some(&wave.places[wave.run(member)]);
         let in_window = wave.members[member] as usize - window.now.start;
-        let (weights, mut out) = (weights(member, Part::Down), answers.take(in_window * across + at));
+        let (weights, mut out) =
+            (weights(member, Part::Down), answers.take(in_window * across + at));
         product(&kernels, hand, weights, panels, inner, places, &mut out);
     });
 }

@@ -40,7 +40,10 @@ impl Slots {
             slot: vec![NOWHERE; layers.len() * experts],
             experts,
             ordinals,
-            parts: layers.iter().map(|layer| layer.parts.each_ref().map(|p| p.range.clone())).collect(),
+            parts: layers
+                .iter()
+                .map(|layer| layer.parts.each_ref().map(|p| p.range.clone()))
+                .collect(),
         }
     }
 

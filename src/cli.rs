@@ -19,6 +19,7 @@ mod perplexity;
 mod plan;
 mod progress;
 mod read;
+mod replay;
 mod run;
 mod signals;
 mod size;
@@ -59,6 +60,7 @@ enum Command {
     Pack(pack::Args),
     Plan(plan::Args),
     Doctor(doctor::Args),
+    Replay(replay::Args),
 }
 
 /// What any command can fail with: one sentence for the user.
@@ -85,6 +87,7 @@ pub fn main() -> ExitCode {
         Command::Pack(args) => pack::run(args),
         Command::Plan(args) => plan::run(args),
         Command::Doctor(args) => doctor::run(args),
+        Command::Replay(args) => replay::run(args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -26,6 +26,7 @@ mod sniff;
 pub mod source;
 pub mod stage;
 pub mod tensor;
+pub mod trace;
 
 pub use error::{Error, Result};
 pub use folder::HfFolder;

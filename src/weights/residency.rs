@@ -23,9 +23,6 @@ mod belady;
 mod history;
 mod policy;
 
-#[cfg(test)]
-mod tests;
-
 use std::collections::VecDeque;
 
 pub use belady::Belady;

@@ -106,6 +106,8 @@ const FRESH: u8 = 8;
 const AWAITED: u8 = 16;
 /// Forecast and not demanded: first to be reused.
 const VAIN: u8 = 32;
+/// A forecast granted it, and its layer has not come since.
+const GUESSED: u8 = 64;
 
 /// A layer's candidate for eviction.
 #[derive(Clone, Copy)]
@@ -224,10 +226,13 @@ impl Residency {
             if flags & AWAITED == 0 {
                 continue;
             }
-            self.flags[slab] &= !AWAITED;
-            if flags & FRESH != 0 && flags & NEEDED != 0 {
+            self.flags[slab] &= !(AWAITED | GUESSED);
+            if flags & GUESSED == 0 {
+                continue;
+            }
+            if flags & NEEDED != 0 {
                 self.counters.forecasts_used += 1;
-            } else if flags & FRESH != 0 && flags & PINNED == 0 {
+            } else {
                 self.counters.forecasts_in_vain += 1;
                 self.flags[slab] |= VAIN;
                 self.vain.push_back(slab as u32);
@@ -335,7 +340,7 @@ impl Residency {
             }
             let Some(slot) = self.slot_for_forecast(layer) else { break };
             self.place(slab, slot);
-            self.flags[slab] |= FRESH | AWAITED;
+            self.flags[slab] |= FRESH | AWAITED | GUESSED;
             self.counters.forecasts += 1;
             granted += 1;
             out.push(self.grant(slab, What::Read));
@@ -439,9 +444,7 @@ impl Residency {
         self.slab_in[self.slot_of[slab] as usize] = NONE;
         self.slot_of[slab] = NONE;
         self.held[layer] -= 1;
-        if flags & (FRESH | AWAITED) == FRESH | AWAITED {
-            self.counters.forecasts_in_vain += 1;
-        }
+        self.counters.forecasts_in_vain += u64::from(flags & GUESSED != 0);
         self.flags[slab] &= NEEDED;
         self.recheck(layer, slab);
     }

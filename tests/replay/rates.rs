@@ -184,8 +184,9 @@ fn a_history_warms_a_start() {
     warm.warm(&history.ranked(), &mut out);
     assert_eq!(out.len(), shape(30).slots);
     let warm = run(&mut warm, present);
-    // What warming brought is counted as coming, and is no miss.
-    assert!(warm.misses * 10 < cold.misses * 9, "{} and {}", warm.misses, cold.misses);
+    // What warming brought is no miss. Most of it was of use: a slab is missed once at least.
+    let spared = cold.misses - warm.misses;
+    assert!(spared * 3 > shape(30).slots as u64 * 2, "{} and {}", warm.misses, cold.misses);
 
     let mut other = Residency::new(Shape { layers: 3, ..shape(30) }, Policy::default());
     assert!(other.recall(&history).unwrap_err().to_string().contains("8 layers of 64 experts"));

@@ -16,9 +16,7 @@ pub struct History {
 
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HistoryError {
-    #[error(
-        "the history is of {layers} layers with {experts} experts, and the model has another shape"
-    )]
+    #[error("the history is of {layers} layers of {experts} experts; this model has another shape")]
     Shape { layers: usize, experts: usize },
     #[error("the history holds {0} frequencies, which is not one for every expert")]
     Count(usize),

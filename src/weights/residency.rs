@@ -9,9 +9,10 @@
 //! the layer still needs is kept for its window. Next to that, [`Residency::forecast`] for a layer
 //! to come.
 //!
-//! **Victims.** Every policy says how far off a slab's next use is thought to be; the farthest goes.
-//! Within a layer that order changes only when a step comes to the layer, so its candidate is
-//! looked for only then, and a victim costs one comparison per layer.
+//! **Victims.** Every policy says how far off a slab's next use is thought to be; the farthest
+//! goes. Within a layer that order changes only when a step comes to the layer, so its candidate
+//! is looked for when that or the slab's going changed it, and a victim costs one comparison per
+//! layer.
 //!
 //! **Bypass.** What is read must lie somewhere while it is computed, and a slab that nobody will
 //! soon need again is itself the farthest as soon as its window is released: the next one missing

@@ -1,9 +1,54 @@
 //! The plan is arithmetic: its sum is at most the budget, whatever is asked, and what it refuses
 //! it accepts with the number it names.
 
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::fs;
+use std::rc::Rc;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use penstock::engine::{Engine, Error, Options, Settings};
+use penstock::math::Format;
 use penstock::model::config::{self, Config};
-use penstock::model::demo;
-use penstock::plan::{Ask, Facts, Plan, Rates, Refusal, Weights};
+use penstock::model::sampling::SamplingParams;
+use penstock::model::synth::{self, Recipe};
+use penstock::model::{Model, demo};
+use penstock::plan::speed::{Hits, Knee, Step};
+use penstock::plan::{Ask, Facts, Free, Plan, Rates, Refusal, Weights};
+use penstock::shard::{self, Lead, Seats};
+use penstock::weights::Source;
+
+/// Counts the bytes that all threads hold, and the most they held.
+struct Counting;
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+static HELD: AtomicUsize = AtomicUsize::new(0);
+static MOST: AtomicUsize = AtomicUsize::new(0);
+
+/// For tests of which each counts alone.
+static ALONE: Mutex<()> = Mutex::new(());
+
+fn hold(bytes: usize) {
+    let held = HELD.fetch_add(bytes, Ordering::Relaxed) + bytes;
+    MOST.fetch_max(held, Ordering::Relaxed);
+}
+
+// SAFETY: every call is handed to the system's allocator unchanged.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        hold(layout.size());
+        // SAFETY: the caller keeps `alloc`'s contract, which is passed on.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+        HELD.fetch_sub(layout.size(), Ordering::Relaxed);
+        // SAFETY: as above; the block came from the system's allocator.
+        unsafe { System.dealloc(block, layout) }
+    }
+}
 
 /// Random numbers that are the same each time.
 struct Dice(u64);
@@ -91,8 +136,13 @@ fn check(plan: &Plan, ask: &Ask, facts: &Facts) {
     assert!(ask.prefill_chunk.is_none_or(|chunk| chunk == plan.prefill_chunk));
 }
 
+fn alone() -> std::sync::MutexGuard<'static, ()> {
+    ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
 #[test]
 fn the_parts_are_never_more_than_the_budget() {
+    let _alone = alone();
     let (mut dice, base) = (Dice(1), demo_config());
     let (mut accepted, mut whole) = (0, 0);
     for _ in 0..20_000 {
@@ -120,4 +170,179 @@ fn the_parts_are_never_more_than_the_budget() {
         }
     }
     assert!(accepted > 10_000 && whole > 500, "{accepted} {whole}");
+}
+
+/// The most that an engine's steps hold, beside weights and pages: a long prompt, answers of
+/// several sessions, and the logits of every token if those are wanted.
+fn held_by_steps(model: Rc<Model>, ask: Ask) -> usize {
+    let seats = Seats::anywhere(ask.cores);
+    shard::run(&seats, move |lead: Lead, _| async move {
+        let before = HELD.load(Ordering::Relaxed);
+        MOST.store(before, Ordering::Relaxed);
+        let (context, chunk) = (ask.context.unwrap(), ask.prefill_chunk.unwrap());
+        let options =
+            Options { prefill_chunk: chunk, context: Some(context), ..Options::default() };
+        let vocab = model.config.vocab;
+        let mut engine = Engine::seated(model, options, lead).unwrap();
+        let tokens = |n: usize| (0..n).map(|i| (i * 7919 % vocab) as u32).collect::<Vec<_>>();
+        if ask.every_logit {
+            let seen = |_, _: &[f32]| Ok::<(), Error>(());
+            engine.logits(&tokens(chunk), seen).await.unwrap();
+        } else {
+            let sampling = SamplingParams { temperature: 1.0, top_p: 0.9, ..Default::default() };
+            let settings = || Settings {
+                sampling: sampling.clone(),
+                max_tokens: Some(5),
+                ..Settings::default()
+            };
+            // Those who write already are in the step of a whole chunk.
+            let mut sessions: Vec<_> =
+                (1..ask.sessions).map(|_| engine.open(tokens(3), settings()).unwrap()).collect();
+            engine.step(&mut sessions.iter_mut().collect::<Vec<_>>()).await;
+            sessions.push(engine.open(tokens(context / ask.sessions - 20), settings()).unwrap());
+            while sessions.iter().any(|session| session.end_reason().is_none()) {
+                engine.step(&mut sessions.iter_mut().collect::<Vec<_>>()).await;
+            }
+        }
+        MOST.load(Ordering::Relaxed) - before
+    })
+    .unwrap()
+}
+
+/// The formula for scratch is an upper bound of what steps really hold.
+#[test]
+fn steps_hold_no_more_than_their_scratch() {
+    let _alone = alone();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("m.gguf");
+    for shape in synth::ALL {
+        let quant = Format::Q4K;
+        let recipe = Recipe::new(&format!("tiny-{}", shape.name), quant, None, 0.0, 1).unwrap();
+        fs::write(&path, recipe.write(Vec::new(), |_| Ok(())).unwrap()).unwrap();
+        let source = Source::open(&path).unwrap();
+        for (chunk, sessions, cores, every_logit) in
+            [(16, 1, 1, false), (600, 1, 1, false), (600, 1, 2, true), (256, 4, 2, false)]
+        {
+            let model = Rc::new(Model::open(&source).unwrap());
+            let ask = Ask {
+                memory: Some(1 << 44),
+                context: Some(700 * sessions),
+                prefill_chunk: Some(chunk),
+                sessions,
+                cores,
+                every_logit,
+            };
+            let facts = Facts { free: None, ..Facts::of("it", &model) };
+            let plan = Plan::new(&ask, &facts).unwrap();
+            let held = held_by_steps(model, ask) as u64;
+            let what = format!("{}, {ask:?}: {held} held, {} planned", shape.name, plan.scratch);
+            println!("{what}");
+            assert!(held <= plan.scratch, "{what}");
+        }
+    }
+}
+
+fn facts_of_demo() -> Facts {
+    let model = Model::open(&demo::source().unwrap()).unwrap();
+    Facts { free: None, ..Facts::of("demo", &model) }
+}
+
+#[test]
+fn a_refusal_names_the_number_that_does() {
+    let mut facts = facts_of_demo();
+    facts.weights.layers.iter_mut().for_each(|layer| layer.bytes = 100 << 20);
+    let mut ask = Ask {
+        memory: Some(64 << 20),
+        context: Some(1 << 20),
+        prefill_chunk: Some(4096),
+        ..Ask::default()
+    };
+    let text = Plan::new(&ask, &facts).unwrap_err().to_string();
+    for word in ["demo", "--memory", "--context ", "--prefill-chunk 16"] {
+        assert!(text.contains(word), "{word}: {text}");
+    }
+    assert!(!text.contains('\n'), "{text}");
+    let named = text.split("--memory ").nth(1).unwrap().split("GiB").next().unwrap();
+    let named: f64 = named.parse().unwrap();
+    ask.memory = Some((named * (1u64 << 30) as f64) as u64);
+    Plan::new(&ask, &facts).unwrap();
+}
+
+#[test]
+fn more_than_there_is_is_refused() {
+    let mut facts = facts_of_demo();
+    let gib = |n: u64| n << 30;
+    facts.free = Some(Free { limit: Some(gib(1)), available: gib(20), own: gib(1) / 16 });
+    let asked = |context| Ask { memory: Some(gib(8)), context: Some(context), ..Ask::default() };
+    // All of the demo fits in the limit, whatever the budget says.
+    assert!(Plan::new(&asked(512), &facts).unwrap().fits);
+    let wide = gib(4) as usize * 16 / facts.page_bytes() as usize;
+    let text = Plan::new(&asked(wide), &facts).unwrap_err().to_string();
+    assert!(text.contains("control group") && text.contains("--memory 1GiB"), "{text}");
+    // Nobody says how much: it stays below the limit.
+    let plan = Plan::new(&Ask::default(), &facts).unwrap();
+    assert!(plan.budget < gib(1) && plan.budget > gib(1) * 9 / 10);
+}
+
+/// The shape of a model of 30 B parameters, of which a token meets 3 B.
+fn thirty_b() -> Facts {
+    let mut facts = facts_of_demo();
+    let config = &mut facts.config;
+    config.hidden = 2048;
+    config.vocab = 151_936;
+    config.context = 40_960;
+    config.layers = vec![config.layers[0]; 48];
+    config.layers.iter_mut().for_each(|layer| layer.ffn = config::Ffn::Experts);
+    let experts = config.experts.as_mut().unwrap();
+    (experts.count, experts.used, experts.width, experts.shared) = (128, 8, 768, None);
+    let slabs = penstock::plan::Slabs { experts: 128, bytes: 2_654_208 };
+    facts.weights = Weights { trunk: 868 << 20, embedding: 175 << 20, layers: vec![slabs; 48] };
+    facts.rates = Rates { disk: Some(3e9), memory: Some(30e9), arithmetic: Some(460e9) };
+    facts
+}
+
+#[test]
+fn more_memory_is_never_slower() {
+    let facts = thirty_b();
+    let mut last = 0.0;
+    for gib in 2..=24u64 {
+        let ask = Ask { memory: Some(gib << 30), cores: 2, ..Ask::default() };
+        let plan = Plan::new(&ask, &facts).unwrap();
+        let speed = Step::decode(&plan, &facts, &Hits::Uniform, 1).tokens_per_second().unwrap();
+        assert!(speed >= last, "{gib} GiB: {speed} after {last}");
+        last = speed;
+    }
+    assert!(last > 10.0);
+}
+
+#[test]
+fn the_knee_is_where_the_disk_stops_mattering() {
+    let facts = thirty_b();
+    let ask = Ask { cores: 2, ..Ask::default() };
+    let knee = Knee::find(&ask, &facts, &Hits::Uniform);
+    let plan = |memory| Plan::new(&Ask { memory: Some(memory), ..ask }, &facts).unwrap();
+    let hidden = |plan: &Plan| Step::decode(plan, &facts, &Hits::Uniform, 1).disk_is_hidden();
+    assert_eq!(hidden(&plan(knee.budget)), Some(true));
+    assert_eq!(hidden(&plan(knee.budget - (64 << 20))), Some(false));
+    assert!(!knee.fits);
+    // A disk as fast as memory does at once, one that nobody measured only when all fits.
+    let fast = Facts { rates: Rates { disk: Some(1e12), ..facts.rates }, ..facts.clone() };
+    assert!(Knee::find(&ask, &fast, &Hits::Uniform).budget <= Plan::least(&ask, &fast) + (1 << 20));
+    let unknown = Facts { rates: Rates::default(), ..facts.clone() };
+    let knee = Knee::find(&ask, &unknown, &Hits::Uniform);
+    assert!(knee.fits && knee.budget >= Plan::enough(&ask, &unknown));
+}
+
+#[test]
+fn a_replayed_trace_says_what_is_hit() {
+    let facts = thirty_b();
+    let ask = Ask { memory: Some(8 << 30), ..Ask::default() };
+    let plan = Plan::new(&ask, &facts).unwrap();
+    let kept = plan.slots - plan.transit;
+    let hits = Hits::Replayed(vec![(kept - 100, 0.5), (kept + 100, 0.7)]);
+    assert!((hits.at(&plan) - 0.6).abs() < 1e-9);
+    let hits = Hits::Replayed(vec![(2 * kept, 0.8)]);
+    assert!((hits.at(&plan) - 0.4).abs() < 1e-3);
+    assert_eq!(Hits::Replayed(vec![(1, 0.25)]).at(&plan), 0.25);
+    assert!((Hits::Uniform.at(&plan) - kept as f64 / 6144.0).abs() < 1e-9);
 }

@@ -112,21 +112,14 @@ def disk_bandwidth(path, seconds=1.0, threads=4, size=1 << 20):
 
 def alone(command, budget, limit):
     """Runs a command in a cgroup of its own: what it printed, its peak, what it read, how it ended."""
-    group = Cgroup(budget)
+    group, process = Cgroup(budget), None
     read, anonymous = 0, 0
     try:
         begin = time.monotonic()
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                                    preexec_fn=group.enter)
         said = [[], []]
-        first = []
-
-        def gather(stream, lines):
-            for line in stream:
-                first.append(time.monotonic() - begin)
-                lines.append(line)
-
-        ears = [threading.Thread(target=gather, args=pair)
+        ears = [threading.Thread(target=lambda stream, lines: lines.extend(stream), args=pair)
                 for pair in ((process.stdout, said[0]), (process.stderr, said[1]))]
         [ear.start() for ear in ears]
         ended = "ended"
@@ -147,6 +140,9 @@ def alone(command, budget, limit):
         return {"out": said[0], "err": said[1], "peak": group.peak(), "anonymous": anonymous,
                 "read": read, "seconds": time.monotonic() - begin, "ended": ended}
     finally:
+        if process:
+            process.kill()
+            process.wait()
         group.remove()
 
 

@@ -108,7 +108,7 @@ impl Plan {
         let division = Division { ask, facts };
         let plan = division.of(budget).ok_or_else(|| division.refusal(budget))?;
         match facts.free {
-            Some(free) if plan.total() > free.most() => {
+            Some(free) if !free.bears(plan.total()) => {
                 Err(Refusal::Host { asked: plan.total(), free: free.most(), limit: free.limit })
             }
             _ => Ok(plan),
@@ -183,7 +183,8 @@ impl Division<'_> {
         let most = left / PART;
         context = self.context_within(self.pages_bytes(context) + most);
         let all = |context, chunk| self.enough(context, chunk, slabs) <= budget;
-        let resident = self.chunks(RESIDENT_CHUNK).rev().find(|&chunk| all(context, chunk));
+        let resident =
+            self.chunks(RESIDENT_CHUNK.min(context)).rev().find(|&chunk| all(context, chunk));
         match resident {
             Some(largest) => {
                 chunk = largest;
@@ -194,7 +195,7 @@ impl Division<'_> {
             }
             None => {
                 let least = self.fixed(context, chunk).scratch;
-                let wanted = self.streamed_chunk(budget);
+                let wanted = self.streamed_chunk(budget).min(context);
                 let fits = |&chunk: &usize| self.fixed(context, chunk).scratch <= least + most;
                 chunk = self.chunks(wanted).rev().find(fits).unwrap_or(chunk);
                 if self.enough(context, chunk, self.least_slots()) > budget {

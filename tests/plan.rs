@@ -3,6 +3,7 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::fs;
+use std::process::{Command, Output};
 use std::rc::Rc;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -279,6 +280,11 @@ fn more_than_there_is_is_refused() {
     let wide = gib(4) as usize * 16 / facts.page_bytes() as usize;
     let text = Plan::new(&asked(wide), &facts).unwrap_err().to_string();
     assert!(text.contains("control group") && text.contains("--memory 1GiB"), "{text}");
+    // A group's limit may be planned for to the last byte, though a little of it is used already.
+    let free = Free { limit: Some(gib(8)), available: gib(8) - (40 << 20), own: 8 << 20 };
+    let facts_of_8 = Facts { free: Some(free), ..thirty_b() };
+    let ask = Ask { memory: Some(gib(8)), ..Ask::default() };
+    assert!(Plan::new(&ask, &facts_of_8).unwrap().total() > gib(8) - (16 << 20));
     // Nobody says how much: it stays below the limit.
     let plan = Plan::new(&Ask::default(), &facts).unwrap();
     assert!(plan.budget < gib(1) && plan.budget > gib(1) * 9 / 10);
@@ -345,4 +351,58 @@ fn a_replayed_trace_says_what_is_hit() {
     assert!((hits.at(&plan) - 0.4).abs() < 1e-3);
     assert_eq!(Hits::Replayed(vec![(1, 0.25)]).at(&plan), 0.25);
     assert!((Hits::Uniform.at(&plan) - kept as f64 / 6144.0).abs() < 1e-9);
+}
+
+fn penstock(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_penstock")).arg("plan").args(args).output().unwrap()
+}
+
+#[test]
+fn a_plan_is_one_screen() {
+    for args in [
+        &["demo", "--no-limits"][..],
+        &["demo", "--memory", "38MiB", "--disk", "3.0GB/s", "--sessions", "32"],
+        &["demo", "--memory", "50%", "--cores", "1", "--context", "128", "--prefill-chunk", "64"],
+        // More than any host has is planned all the same, and said to be.
+        &["demo", "--memory", "64T", "--context", "1000000000", "--no-limits"],
+    ] {
+        let output = penstock(args);
+        let (out, err) = (String::from_utf8(output.stdout), String::from_utf8(output.stderr));
+        let out = out.unwrap();
+        assert!(output.status.success(), "{args:?}: {}", err.unwrap());
+        assert!(out.lines().count() <= 24, "{args:?}:\n{out}");
+        let wide = out
+            .lines()
+            .find(|line| line.chars().count() > 80 && !line.starts_with("Not on this host"));
+        assert_eq!(wide, None, "{args:?}");
+        assert!(out.contains("trunk") && out.contains("knee"), "{out}");
+        assert_eq!(args.contains(&"64T"), out.contains("Not on this host"), "{out}");
+    }
+}
+
+#[test]
+fn a_plan_is_json_that_adds_up() {
+    let output = penstock(&["demo", "--json", "--no-limits", "--memory", "38MiB"]);
+    let said: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let plan = &said["plan"];
+    let number = |name: &str| plan[name].as_u64().unwrap();
+    let parts = ["trunk", "pages_bytes", "scratch", "program"].map(number).iter().sum::<u64>();
+    let total = parts + number("slots") * number("slot_bytes");
+    assert_eq!(said["total"].as_u64(), Some(total));
+    assert!(total <= 38 << 20 && plan["fits"] == false);
+    assert!(said["hit_rate"].as_f64().unwrap() < 1.0);
+}
+
+#[test]
+fn what_cannot_be_planned_is_one_sentence() {
+    for (args, word) in [
+        (&["demo", "--memory", "20MiB", "--no-limits"][..], "--memory 37MiB"),
+        (&["demo", "--memory", "8"], "8GiB"),
+        (&["demo", "--memory", "lots"], "80%"),
+        (&["demo", "--disk", "fast"], "3.0GB/s"),
+    ] {
+        let output = penstock(args);
+        let err = String::from_utf8(output.stderr).unwrap();
+        assert!(!output.status.success() && err.contains(word), "{args:?}: {err}");
+    }
 }

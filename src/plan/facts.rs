@@ -144,6 +144,14 @@ impl Free {
         self.limit.unwrap_or(u64::MAX).min(self.available.saturating_add(self.own))
     }
 
+    /// Whether so much can be had. What is available changes by the moment, and a part of what the
+    /// kernel does not call so is this program's: a plan for a whole group's limit is no mistake.
+    pub(super) fn bears(&self, bytes: u64) -> bool {
+        let available = self.available.saturating_add(self.own);
+        let most = available.saturating_add(available / 64).saturating_add(64 << 20);
+        bytes <= self.limit.unwrap_or(u64::MAX).min(most)
+    }
+
     /// What a plan takes if nobody says how much: the most less a margin, for what the kernel
     /// counts and what others begin.
     pub fn budget(&self) -> u64 {

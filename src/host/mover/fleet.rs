@@ -43,13 +43,14 @@ pub struct Ends {
 
 impl Ends {
     pub fn next(&mut self) -> Option<Command> {
-        self.deliver();
-        let command = self.commands.pop().ok()?;
-        // Only this end writes it.
+        // Who asks is awake. Only this end writes it.
         if self.rests.load(Ordering::Relaxed) {
             self.rests.store(false, Ordering::Relaxed);
         }
-        Some(command)
+        if !self.waiting.is_empty() {
+            self.deliver();
+        }
+        self.commands.pop().ok()
     }
 
     pub fn report(&mut self, report: Report) {
@@ -482,6 +483,9 @@ mod tests {
         assert!(ends.rest() && !line.takes(Urgency::Demand));
         line.tell(Command::GiveUp { ticket: 0 });
         assert!(ends.next().is_some() && line.takes(Urgency::Demand));
+        // Awake again for another reason.
+        assert!(ends.rest() && !line.takes(Urgency::Demand));
+        assert!(ends.next().is_none() && line.takes(Urgency::Demand));
         assert!(line.hand(read(&arena, 0)).is_none());
         assert!(!ends.rest() && line.takes(Urgency::Demand));
     }

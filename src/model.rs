@@ -36,7 +36,7 @@ use parts::Parts;
 
 /// A model whose every weight was found and has the shape it should have. The weights' bytes stay
 /// in their file until a step touches them; only what must be rearranged is read at once (half of
-/// latent attention's `kv_b`, and the experts of gpt-oss as safetensors).
+/// latent attention's `kv_b`, and gpt-oss's experts as safetensors of plain floats).
 pub struct Model {
     pub config: Config,
     pub parts: Parts,

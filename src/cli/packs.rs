@@ -224,3 +224,106 @@ pub fn summary(bytes: u64, seconds: f64) -> String {
     let rate = Bytes((bytes as f64 / seconds.max(1e-3)) as u64);
     format!("{} in {seconds:.1} s, {rate}/s", Bytes(bytes))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::math::Format;
+    use crate::model::synth::Recipe;
+    use crate::model::{Model, demo};
+
+    fn write(path: &Path, seed: u64) {
+        let recipe = Recipe::new("tiny", Format::Q8_0, Some(1), 0.0, seed).unwrap();
+        fs::write(path, recipe.write(Vec::new(), |_| Ok(())).unwrap()).unwrap();
+    }
+
+    fn found(path: &Path, pack: Packing, need: bool, cache: Option<&Path>) -> Option<PathBuf> {
+        let source = Source::open(path).unwrap();
+        let contents = Model::open(&source).unwrap().parts.contents();
+        let args = PackArgs { pack, cache_dir: cache.map(Path::to_path_buf) };
+        let pack = find_or_make(&source, &contents, &args, need, &mut Lead::alone()).unwrap();
+        pack.map(|pack| pack.files()[0].clone())
+    }
+
+    #[test]
+    fn a_pack_is_made_when_it_is_needed_and_found_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let (model, pack) = (folder.path().join("m.gguf"), folder.path().join("m.penstock"));
+        write(&model, 0);
+        assert_eq!(found(&model, Packing::Auto, false, None), None);
+        assert_eq!(found(&model, Packing::Never, true, None), None);
+        assert_eq!(found(&model, Packing::Auto, true, None), Some(pack.clone()));
+        let made = fs::metadata(&pack).unwrap().modified().unwrap();
+        assert_eq!(found(&model, Packing::Auto, false, None), Some(pack.clone()));
+        assert_eq!(found(&model, Packing::Always, true, None), Some(pack.clone()));
+        assert_eq!(fs::metadata(&pack).unwrap().modified().unwrap(), made, "made once");
+        // Another model of the same name.
+        write(&model, 1);
+        assert_eq!(found(&model, Packing::Auto, false, None), Some(pack.clone()));
+        assert!(fs::metadata(&pack).unwrap().modified().unwrap() > made, "made anew");
+        // Damaged at its beginning, it is made anew as well.
+        fs::write(&pack, "PENS").unwrap();
+        assert_eq!(found(&model, Packing::Auto, true, None), Some(pack.clone()));
+        // In a folder of the user's choice.
+        let cache = folder.path().join("new/cache");
+        let there = found(&model, Packing::Always, false, Some(&cache)).unwrap();
+        assert_eq!(there.parent(), Some(&*cache));
+        assert!(there.file_name().unwrap().to_str().unwrap().starts_with("m-"));
+        assert_eq!(found(&model, Packing::Auto, false, Some(&cache)), Some(there));
+    }
+
+    #[test]
+    fn a_pack_of_a_newer_program_is_not_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let (model, pack) = (folder.path().join("m.gguf"), folder.path().join("m.penstock"));
+        write(&model, 0);
+        found(&model, Packing::Always, false, None).unwrap();
+        let mut bytes = fs::read(&pack).unwrap();
+        bytes[8] = 200;
+        fs::write(&pack, &bytes).unwrap();
+        assert_eq!(found(&model, Packing::Auto, false, None), None);
+        let source = Source::open(&model).unwrap();
+        let contents = Model::open(&source).unwrap().parts.contents();
+        let needed =
+            find_or_make(&source, &contents, &PackArgs::default(), true, &mut Lead::alone());
+        assert!(needed.unwrap_err().to_string().contains("newer Penstock"));
+        assert!(fs::read(&pack).unwrap() == bytes);
+    }
+
+    #[test]
+    fn the_demo_needs_no_pack() {
+        let source = demo::source().unwrap();
+        assert!(!in_files(&source));
+        let contents = Model::open(&source).unwrap().parts.contents();
+        let args = PackArgs { pack: Packing::Always, cache_dir: None };
+        assert!(
+            find_or_make(&source, &contents, &args, true, &mut Lead::alone()).unwrap().is_none()
+        );
+    }
+
+    #[test]
+    fn places_are_tried_in_turn() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("file");
+        fs::write(&file, "").unwrap();
+        // No right makes a folder of a file.
+        let (blocked, free) = (file.join("p"), folder.path().join("cache/p"));
+        assert_eq!(first_writable([blocked.clone(), free.clone()]), Some(free.clone()));
+        assert_eq!(first_writable([blocked]), None);
+        assert_eq!(fs::read_dir(free.parent().unwrap()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn names_of_packs() {
+        let reference = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reference");
+        let place = |name: &str| {
+            let source = Source::open(&reference.join(name)).unwrap();
+            place_beside(&source).strip_prefix(&reference).unwrap().display().to_string()
+        };
+        assert_eq!(place("gguf/dsv3_groups.gguf"), "gguf/dsv3_groups.penstock");
+        assert_eq!(place("gguf/llama_llama3-00002-of-00003.gguf"), "gguf/llama_llama3.penstock");
+        assert_eq!(place("families/dsv3_fp8"), "families/dsv3_fp8/model.penstock");
+    }
+}

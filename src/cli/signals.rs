@@ -1,17 +1,47 @@
 //! Ctrl-C and the other polite requests to stop.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-use signal_hook::{flag, low_level};
+use signal_hook::{SigId, flag, low_level};
 
 /// Notes a signal, so that a command can end in order: what was written is shown, and no part of
 /// a file stays behind.
 pub struct Stop {
     asked: Arc<AtomicBool>,
     signal: Arc<AtomicUsize>,
+    signals: &'static [i32],
+    notes: Vec<SigId>,
+}
+
+/// A signal that was noted at some time. Once nobody notes it any more it does again what it does
+/// to any program.
+struct Noted {
+    signal: i32,
+    stops: usize,
+    unheard: Arc<AtomicBool>,
+}
+
+static NOTED: Mutex<Vec<Noted>> = Mutex::new(Vec::new());
+
+/// Counts one more who notes a signal, or one less.
+fn count(signal: i32, more: bool) -> io::Result<()> {
+    let mut all = NOTED.lock().unwrap_or_else(PoisonError::into_inner);
+    let at = match all.iter().position(|noted| noted.signal == signal) {
+        Some(at) => at,
+        None => {
+            let unheard = Arc::new(AtomicBool::new(false));
+            flag::register_conditional_default(signal, Arc::clone(&unheard))?;
+            all.push(Noted { signal, stops: 0, unheard });
+            all.len() - 1
+        }
+    };
+    let noted = &mut all[at];
+    noted.stops = if more { noted.stops + 1 } else { noted.stops.saturating_sub(1) };
+    noted.unheard.store(noted.stops == 0, Ordering::SeqCst);
+    Ok(())
 }
 
 impl Stop {
@@ -26,12 +56,19 @@ impl Stop {
         Stop::on(&[SIGINT])
     }
 
-    fn on(signals: &[i32]) -> io::Result<Stop> {
-        let stop = Stop { asked: Arc::default(), signal: Arc::default() };
-        for &signal in signals {
-            flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&stop.asked))?;
-            flag::register_usize(signal, Arc::clone(&stop.signal), signal as usize)?;
-            flag::register(signal, Arc::clone(&stop.asked))?;
+    fn on(signals: &'static [i32]) -> io::Result<Stop> {
+        let (asked, signal, notes) = (Arc::default(), Arc::default(), Vec::new());
+        let mut stop = Stop { asked, signal, signals: &[], notes };
+        for (i, &signal) in signals.iter().enumerate() {
+            let (asked, which) = (|| Arc::clone(&stop.asked), Arc::clone(&stop.signal));
+            let notes = [
+                flag::register_conditional_shutdown(signal, 128 + signal, asked())?,
+                flag::register_usize(signal, which, signal as usize)?,
+                flag::register(signal, asked())?,
+            ];
+            stop.notes.extend(notes);
+            count(signal, true)?;
+            stop.signals = &signals[..=i];
         }
         Ok(stop)
     }
@@ -52,6 +89,18 @@ impl Stop {
     /// What the command fails with once it has stopped in order.
     pub fn interrupted(&self) -> Interrupted {
         Interrupted(self.signal.load(Ordering::Relaxed) as i32)
+    }
+}
+
+impl Drop for Stop {
+    fn drop(&mut self) {
+        for note in self.notes.drain(..) {
+            low_level::unregister(note);
+        }
+        for &signal in self.signals {
+            // It was counted, so there is nothing to register that could be refused.
+            let _ = count(signal, false);
+        }
     }
 }
 

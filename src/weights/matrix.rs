@@ -1,12 +1,12 @@
 //! The matrices that a model keeps, and the recipes that make them from tensors.
 //!
 //! A recipe never loses a bit of a weight. Whole tensors, one expert of a stack, ranges of rows
-//! and every second row are views of the file; transposing, gathering rows and repacking make
-//! bytes. What had to be multiplied out to be moved (a transposed quantised matrix) becomes F32.
+//! and every second row are views of the file; transposing and gathering rows make bytes. What had to be multiplied out to be moved (a transposed quantised matrix) becomes F32.
 
 mod mxfp4;
 mod scales;
 
+use std::borrow::Cow;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
@@ -30,11 +30,21 @@ pub struct Matrix {
     rows: usize,
     cols: usize,
     row_stride: usize,
+    /// Bytes of a row's weights.
     row_bytes: usize,
     data: Bytes,
+    /// Where blocks lie without their exponents: those.
+    apart: Option<Apart>,
     scales: Option<Scales>,
     /// The same weights in panels, once they are in memory. Shared by clones.
     panels: Arc<OnceLock<Frozen>>,
+}
+
+/// Exponents of MXFP4 blocks that lie in a tensor of their own, row `i` at `i * row_stride`.
+#[derive(Clone, Debug)]
+struct Apart {
+    exponents: Bytes,
+    row_stride: usize,
 }
 
 impl Matrix {
@@ -70,17 +80,28 @@ impl Matrix {
     }
 
     /// Expert `e` of gpt-oss MXFP4 experts as safetensors has them: `blocks` `[experts, rows,
-    /// cols/32, 16]` and `scales` `[experts, rows, cols/32]`, both U8. Makes GGUF's blocks.
+    /// cols/32, 16]` and `scales` `[experts, rows, cols/32]`, both U8. Its rows are GGUF's blocks,
+    /// made when they are looked at.
     pub fn mxfp4_expert(blocks: &Tensor, scales: &Tensor, e: usize) -> Result<Matrix> {
-        let (rows, cols, data) = mxfp4::repack(blocks, scales, e)?;
-        Matrix::made(
-            blocks.file.clone(),
-            blocks.name.as_str().into(),
-            Format::MXFP4,
+        let mxfp4::Expert { rows, cols, packed, exponents } =
+            mxfp4::Expert::find(blocks, scales, e)?;
+        let Some(row_bytes) = Format::MXFP4.row_bytes(cols).filter(|_| rows > 0 && cols > 0) else {
+            return Err(blocks.bad(format!("{rows} rows of {cols} weights are no matrix")));
+        };
+        let (packed_row, exponents_row) = mxfp4::row_bytes(cols);
+        Ok(Matrix {
+            file: blocks.file.clone(),
+            name: blocks.name.as_str().into(),
+            format: Format::MXFP4,
             rows,
             cols,
-            data,
-        )
+            row_stride: packed_row,
+            row_bytes,
+            data: packed,
+            apart: Some(Apart { exponents, row_stride: exponents_row }),
+            scales: None,
+            panels: Arc::default(),
+        })
     }
 
     /// FP8 weights with a scale per block of `block[0]` rows and `block[1]` columns: `weight`
@@ -137,6 +158,7 @@ impl Matrix {
             row_stride: row_bytes,
             row_bytes,
             data,
+            apart: None,
             scales: None,
             panels: Arc::default(),
         })
@@ -173,16 +195,23 @@ impl Matrix {
         what: impl Fn() -> String,
     ) -> Result<Matrix> {
         let last = rows.checked_sub(1).and_then(|n| n.checked_mul(step)?.checked_add(first));
-        let data = last.filter(|&last| last < self.rows).and_then(|last| {
-            self.data.slice(first * self.row_stride..last * self.row_stride + self.row_bytes)
-        });
-        let Some(data) = data else {
+        let Some(last) = last.filter(|&last| last < self.rows) else {
             return Err(self.bad(format!("{} of its {} rows: there are none", what(), self.rows)));
         };
+        let view = |bytes: &Bytes, stride: usize, row: usize| {
+            let view = bytes.slice(first * stride..last * stride + row);
+            view.expect("the rows are there, as was checked when the matrix was made")
+        };
+        let (held, exponents) = self.held();
+        let apart = self.apart.as_ref().map(|apart| Apart {
+            exponents: view(&apart.exponents, apart.row_stride, exponents),
+            row_stride: apart.row_stride.saturating_mul(step),
+        });
         Ok(Matrix {
             rows,
             row_stride: self.row_stride.saturating_mul(step),
-            data,
+            data: view(&self.data, self.row_stride, held),
+            apart,
             panels: Arc::default(),
             scales: self.scales.as_ref().map(|s| s.gather((0..rows).map(|r| first + r * step))),
             ..self.clone()
@@ -196,7 +225,7 @@ impl Matrix {
         }
         let mut data = Vec::with_capacity(order.len().saturating_mul(self.row_bytes));
         for &row in order {
-            data.extend_from_slice(self.row(row));
+            data.extend_from_slice(&self.row(row));
         }
         let mut made = Matrix::made(
             self.file.clone(),
@@ -255,7 +284,7 @@ impl Matrix {
         if let Some(panels) = self.panels() {
             return panels.read_row(row, out);
         }
-        let whole = math::dequantise(self.format, self.row(row), out);
+        let whole = math::dequantise(self.format, &self.row(row), out);
         assert!(whole, "a row of {} is {} weights", self.name, self.cols);
         if let Some(scales) = &self.scales {
             for (c, value) in out.iter_mut().enumerate() {
@@ -274,32 +303,65 @@ impl Matrix {
         self.rows.div_ceil(PANEL_ROWS)
     }
 
+    /// Bytes of a row that lie in `data`, and in exponents apart.
+    fn held(&self) -> (usize, usize) {
+        match self.apart {
+            None => (self.row_bytes, 0),
+            Some(_) => mxfp4::row_bytes(self.cols),
+        }
+    }
+
     /// Asks the host for all its bytes, so that they come in large reads while other work goes on.
     pub fn prefetch(&self) {
-        self.data.prefetch();
+        self.fetch(0..self.panel_count());
     }
 
     /// Where the rows of some panels lie in the file.
-    fn rows_of(&self, panels: &Range<usize>) -> Option<Bytes> {
-        let start = panels.start * PANEL_ROWS * self.row_stride;
-        let end = (panels.end * PANEL_ROWS * self.row_stride).min(self.data.len());
-        self.data.slice(start..end)
+    fn rows_of(&self, panels: &Range<usize>) -> impl Iterator<Item = Bytes> {
+        let slice = |bytes: &Bytes, stride: usize| {
+            let start = panels.start.saturating_mul(PANEL_ROWS).saturating_mul(stride);
+            let end = panels.end.saturating_mul(PANEL_ROWS).saturating_mul(stride);
+            bytes.slice(start..end.min(bytes.len()))
+        };
+        let apart = self.apart.as_ref().and_then(|a| slice(&a.exponents, a.row_stride));
+        slice(&self.data, self.row_stride).into_iter().chain(apart)
     }
 
     /// Asks the host for what some panels are packed from.
     pub fn fetch(&self, panels: Range<usize>) {
-        self.rows_of(&panels).iter().for_each(Bytes::prefetch);
+        self.rows_of(&panels).for_each(|rows| rows.prefetch());
     }
 
     /// Writes some panels to `out`, which has their length.
     pub fn pack(&self, panels: Range<usize>, out: &mut [u8]) {
-        self.rows_of(&panels).iter().for_each(Bytes::populate);
-        math::pack(&self.view(), panels, out);
+        self.rows_of(&panels).for_each(|rows| rows.populate());
+        match self.apart {
+            None => math::pack(&self.view(), panels, out),
+            Some(_) => self.pack_joined(panels, out),
+        }
+    }
+
+    /// The same where rows must be made first.
+    fn pack_joined(&self, panels: Range<usize>, out: &mut [u8]) {
+        let size = PANEL_ROWS * self.row_bytes;
+        assert_eq!(out.len(), panels.len() * size, "room for the panels");
+        let mut rows = vec![0; size];
+        for (panel, out) in panels.zip(out.chunks_exact_mut(size)) {
+            let first = panel * PANEL_ROWS;
+            let count = PANEL_ROWS.min(self.rows - first);
+            let made = &mut rows[..count * self.row_bytes];
+            for (row, made) in made.chunks_exact_mut(self.row_bytes).enumerate() {
+                self.join(first + row, made);
+            }
+            let made = math::Matrix::new(self.format, count, self.cols, made);
+            let made = made.expect("whole rows of the matrix");
+            math::pack(&made, 0..1, out);
+        }
     }
 
     /// Tells the host that what some panels were packed from will not be wanted again.
     pub fn forget(&self, panels: Range<usize>) {
-        self.rows_of(&panels).iter().for_each(Bytes::forget);
+        self.rows_of(&panels).for_each(|rows| rows.forget());
     }
 
     /// Whether both are one matrix: they settle together.
@@ -311,7 +373,7 @@ impl Matrix {
     pub fn settle(&self, panels: Frozen) {
         assert_eq!(panels.len(), self.panel_bytes(), "all panels of {}", self.name);
         let _ = self.panels.set(panels);
-        self.data.release();
+        self.rows_of(&(0..self.panel_count())).for_each(|rows| rows.release());
     }
 
     pub fn is_settled(&self) -> bool {
@@ -336,7 +398,7 @@ impl Matrix {
         scaled.expect("shape, data and scales were checked when the matrix was made")
     }
 
-    /// The rows as they lie in the file.
+    /// The rows as they lie in the file, whole.
     fn view(&self) -> math::Matrix<'_> {
         let Matrix { format, rows, cols, row_stride, .. } = *self;
         math::Matrix::with_stride(format, rows, cols, row_stride, &self.data)
@@ -347,10 +409,25 @@ impl Matrix {
     ///
     /// # Panics
     /// If there is no such row.
-    pub fn row(&self, row: usize) -> &[u8] {
+    pub fn row(&self, row: usize) -> Cow<'_, [u8]> {
         assert!(row < self.rows, "row {row} of {} in {}", self.rows, self.name);
-        let start = row * self.row_stride;
-        &self.data[start..start + self.row_bytes]
+        match self.apart {
+            None => Cow::Borrowed(&self.data[row * self.row_stride..][..self.row_bytes]),
+            Some(_) => {
+                let mut made = vec![0; self.row_bytes];
+                self.join(row, &mut made);
+                Cow::Owned(made)
+            }
+        }
+    }
+
+    /// Writes a row whose exponents lie apart.
+    fn join(&self, row: usize, out: &mut [u8]) {
+        let Some(apart) = &self.apart else { return };
+        let (held, exponents) = self.held();
+        let packed = &self.data[row * self.row_stride..][..held];
+        let exponents = &apart.exponents[row * apart.row_stride..][..exponents];
+        mxfp4::join(packed, exponents, out);
     }
 
     pub fn format(&self) -> Format {
@@ -375,7 +452,7 @@ impl Matrix {
         self.row_bytes
     }
 
-    /// From the first row's first byte to the last row's last.
+    /// From the first row's first byte to the last row's last, without exponents that lie apart.
     pub fn data(&self) -> &Bytes {
         &self.data
     }

@@ -13,8 +13,8 @@
 //! one with zeros; inside, gate, up and down begin at multiples of 64 bytes. An extent is read in
 //! blocks (256 KiB unless the packer was told otherwise) of which the last is shorter, and every
 //! block has its sum. Blocks are numbered through, from the first of the trunk to the last slab's
-//! last. Of a pack in several files, block `k` lies in file `k % files`, behind the blocks of that
-//! file with smaller numbers.
+//! last. Of a pack in several files, block `j` of extent `e` lies in file `(e + j) % files`, behind
+//! the blocks of that file with smaller numbers.
 //!
 //! Nothing that a header says of places is trusted: [`Pack::open`] lays the model out anew and
 //! refuses a header that says otherwise.

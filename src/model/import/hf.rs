@@ -34,15 +34,16 @@ pub fn parts(folder: &HfFolder, config: &Config) -> Result<Parts> {
     })
 }
 
-/// gpt-oss's experts are rearranged in memory, which must be there.
+/// gpt-oss's experts in floats are turned in memory, which must be there.
 fn check_room(folder: &HfFolder) -> Result<()> {
-    let experts = folder.tensors().filter(|tensor| tensor.name.contains(".mlp.experts."));
+    let turned = |name: &str| name.contains(".mlp.experts.") && name.ends_with("_proj");
+    let experts = folder.tensors().filter(|tensor| turned(&tensor.name));
     let (needed, free) = (experts.map(|t| t.data.len() as u64).sum(), memory::available());
     if needed <= free {
         return Ok(());
     }
     let reason = format!(
-        "its experts must be rearranged in memory, which takes {}, and {} is free; convert the \
+        "its experts must be turned in memory, which takes {}, and {} is free; convert the \
          model to GGUF, where they are used as they lie",
         Bytes(needed),
         Bytes(free)

@@ -136,6 +136,19 @@ fn mxfp4_is_repacked_without_loss() {
             }
         }
         assert_eq!(matrix.every_second(1).unwrap().row(0), matrix.row(1));
+        assert_eq!(matrix.every_second(0).unwrap().rows_in(1..2).unwrap().row(0), matrix.row(2));
+        // Panels are those of the same rows made at once.
+        for matrix in [matrix.clone(), matrix.every_second(0).unwrap()] {
+            let rows: Vec<usize> = (0..matrix.rows()).collect();
+            let made = matrix.gather_rows(&rows).unwrap();
+            let pack = |matrix: &Matrix| {
+                let mut out = vec![0xee; matrix.panel_bytes()];
+                matrix.pack(0..1, &mut out);
+                out
+            };
+            assert!(pack(&matrix) == pack(&made));
+            assert_eq!((matrix.bytes(), values(&matrix)), (made.bytes(), values(&made)));
+        }
     }
     says(Matrix::mxfp4_expert(&blocks, &scales, 2), "holds 2 experts, number 2");
     says(Matrix::mxfp4_expert(&scales, &scales, 0), "expected [experts, rows, cols/32, 16]");

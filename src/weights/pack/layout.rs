@@ -47,9 +47,11 @@ impl Layout {
             let count = bytes.div_ceil(block);
             let starts = layout.ends.clone().into();
             layout.extents.push(At { bytes, first, starts });
+            // Files take turns to be the first, so that none has the short blocks of all.
+            let turn = (layout.extents.len() - 1) as u64 % files as u64;
             for file in 0..files as u64 {
                 // Blocks j, j + files, ... of the extent are in this file.
-                let j = (file + files as u64 - first % files as u64) % files as u64;
+                let j = (file + files as u64 - turn) % files as u64;
                 if j < count {
                     let here = (count - 1 - j) / files as u64 + 1;
                     let last = (count - 1 - j).is_multiple_of(files as u64);
@@ -99,10 +101,9 @@ impl Layout {
     /// Block `number` of an extent.
     pub fn place(&self, extent: usize, number: u64) -> Placed {
         let At { bytes, first, ref starts } = self.extents[extent];
-        let block = first + number;
-        let file = (block % self.files as u64) as usize;
+        let file = ((extent as u64 + number) % self.files as u64) as usize;
         Placed {
-            block,
+            block: first + number,
             file,
             offset: starts[file] + number / self.files as u64 * self.block,
             len: self.block.min(bytes - number * self.block),
@@ -126,7 +127,7 @@ mod tests {
                     let mut left = bytes;
                     for number in 0..layout.blocks(extent) {
                         let placed = layout.place(extent, number);
-                        let (file, len) = (next as usize % files, left.min(block));
+                        let (file, len) = ((extent + number as usize) % files, left.min(block));
                         assert_eq!(placed, Placed { block: next, file, offset: ends[file], len });
                         ends[file] += len;
                         left -= len;

@@ -20,8 +20,9 @@ use crate::base::units::Bytes;
 pub const BLOCKS: [usize; 4] = [64 << 10, 256 << 10, 1 << 20, 4 << 20];
 pub const DEPTHS: [usize; 6] = [1, 2, 4, 8, 16, 32];
 
-/// All is measured in rounds, since a shared drive's speed drifts.
-const ROUNDS: usize = 3;
+/// All is measured in rounds, of which the best counts: a shared drive's speed drifts. A thread that
+/// spins hears of a read first, unless others want its processor; then one that sleeps does.
+const ROUNDS: [Pause; 3] = [Pause::Spin, Pause::Sleep, Pause::Spin];
 const CELL: Duration = Duration::from_millis(40);
 /// The chosen way once more, without spinning.
 const IDLE: Duration = Duration::from_millis(250);
@@ -228,21 +229,19 @@ impl Profile {
         let largest = BLOCKS[BLOCKS.len() - 1] * DEPTHS[DEPTHS.len() - 1];
         let arena = Arena::reserve(largest)?;
         let mut bench = Bench::open(sample, arena)?;
-        let mut sums = Vec::new();
+        let mut table = Vec::new();
         for block in BLOCKS {
-            sums.extend(DEPTHS.map(|depth| (block, depth, 0.0)));
+            table.extend(DEPTHS.map(|depth| Cell { block, depth, bytes_per_second: 0.0 }));
         }
         let mut times: Vec<Vec<f64>> = BLOCKS.iter().map(|_| Vec::new()).collect();
-        for _ in 0..ROUNDS {
-            for (block, depth, sum) in &mut sums {
+        for pause in ROUNDS {
+            for Cell { block, depth, bytes_per_second } in &mut table {
                 let at = BLOCKS.iter().position(|other| other == block);
                 let times = at.filter(|_| *depth == 1).map(|at| &mut times[at]);
-                *sum += bench.run(*block, *depth, CELL, Pause::Spin, times)?;
+                let found = bench.run(*block, *depth, CELL, pause, times)?;
+                *bytes_per_second = bytes_per_second.max(found);
             }
         }
-        let cell =
-            |(block, depth, sum)| Cell { block, depth, bytes_per_second: sum / ROUNDS as f64 };
-        let table: Vec<Cell> = sums.into_iter().map(cell).collect();
         let best = cheapest(&table);
         let began = cpu_time();
         let start = Instant::now();

@@ -16,6 +16,9 @@ use crate::math::{Isa, IsaChoice};
 /// More than this is read around each weight of a model that is mapped.
 const READ_AHEAD_KIB: u64 = 512;
 
+/// No flash takes so long to find a block.
+const SLOW_US: f64 = 2000.0;
+
 /// Measure this host's memory and disk, and say which settings cost speed.
 ///
 /// Reads a large file for about three seconds: PATH, or the largest file in it. Where there is
@@ -288,7 +291,9 @@ fn advice(report: &Report) -> Vec<String> {
              `echo 128 > /sys/block/{name}/queue/read_ahead_kb` (a packed model is not concerned)."
         ));
     }
-    if *rotational {
+    // Virtual disks say so too.
+    let alone = report.disk.as_ref().and_then(|disk| disk.alone.first());
+    if *rotational && alone.is_none_or(|alone| alone.median_us > SLOW_US) {
         advice.push(format!(
             "{name} says that it is a disk that turns, which finds a block in milliseconds: put \
              models on flash."

@@ -358,13 +358,12 @@ impl Bench<'_> {
                 let (now, ticket) = (Instant::now(), done.ticket);
                 // The file may be smaller than a block.
                 fault = fault.or(done.outcome.err().filter(|fault| !is_short(fault)));
-                let goes_on = now - start < time && fault.is_none();
-                if goes_on || bytes == 0 {
-                    bytes += block;
-                    times.iter_mut().for_each(|times| times.push((now - last).as_secs_f64()));
-                    last = now;
-                }
-                if goes_on {
+                // All count, those too that were under way at the end: of many large ones none may
+                // come before.
+                bytes += block;
+                times.iter_mut().for_each(|times| times.push((now - last).as_secs_f64()));
+                last = now;
+                if now - start < time && fault.is_none() {
                     self.read(done.into, ticket);
                 } else {
                     back[ticket as usize] = Some(done.into);

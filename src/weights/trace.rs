@@ -352,7 +352,11 @@ mod tests {
         let first_step = MAGIC.len() + 16 + 8 + 4 + 1;
         for end in 0..bytes.len() {
             match read(&bytes[..end]) {
-                Ok(trace) => assert_eq!((trace.steps().len(), trace.cut), (1, end != 65), "{end}"),
+                Ok(trace) => assert_eq!(
+                    (trace.steps().len(), trace.cut),
+                    (1, end != first_step + 36),
+                    "{end}"
+                ),
                 Err(error) => {
                     let words = error.to_string();
                     assert!(words.starts_with("t: "), "{words}");

@@ -11,6 +11,8 @@ pub struct Routing {
     experts: Vec<u32>,
     /// Of each step, whether it has a prompt.
     prompts: Vec<bool>,
+    /// In all steps.
+    tokens: u64,
 }
 
 impl Routing {
@@ -46,7 +48,7 @@ impl Routing {
 
     fn empty(trace: &Trace) -> Routing {
         let layers = trace.header.layers as usize;
-        Routing { layers, ends: Vec::new(), experts: Vec::new(), prompts: Vec::new() }
+        Routing { layers, ends: Vec::new(), experts: Vec::new(), prompts: Vec::new(), tokens: 0 }
     }
 
     /// Adds these steps of a trace as one.
@@ -63,6 +65,7 @@ impl Routing {
             self.ends.push(self.experts.len());
         }
         self.prompts.push(prompt);
+        self.tokens += steps.iter().map(|&step| u64::from(trace.steps()[step].tokens)).sum::<u64>();
     }
 
     pub fn steps(&self) -> usize {
@@ -120,7 +123,7 @@ impl Facts {
         let slabs: BTreeSet<(usize, u32)> =
             uses.iter().flat_map(|(layer, experts)| experts.iter().map(|e| (*layer, *e))).collect();
         Facts {
-            tokens: trace.steps().iter().map(|step| u64::from(step.tokens)).sum(),
+            tokens: routing.tokens,
             prompts,
             distinct,
             distinct_with_prompt,

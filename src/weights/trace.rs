@@ -64,10 +64,7 @@ impl Recorder {
 
 impl<W: Write> Recorder<W> {
     pub fn new(mut out: W, header: Header) -> io::Result<Recorder<W>> {
-        let mut name = &*header.model;
-        while name.len() > LONGEST_NAME as usize {
-            name = &name[..name.floor_char_boundary(LONGEST_NAME as usize)];
-        }
+        let name = &header.model[..header.model.floor_char_boundary(LONGEST_NAME as usize)];
         let mut bytes = MAGIC.to_vec();
         for number in [VERSION, header.layers, header.experts, header.used] {
             bytes.extend(number.to_le_bytes());

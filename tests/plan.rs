@@ -250,6 +250,7 @@ fn facts_of_demo() -> Facts {
 
 #[test]
 fn a_refusal_names_the_number_that_does() {
+    let _alone = alone();
     let mut facts = facts_of_demo();
     facts.weights.layers.iter_mut().for_each(|layer| layer.bytes = 100 << 20);
     let mut ask = Ask {
@@ -271,6 +272,7 @@ fn a_refusal_names_the_number_that_does() {
 
 #[test]
 fn more_than_there_is_is_refused() {
+    let _alone = alone();
     let mut facts = facts_of_demo();
     let gib = |n: u64| n << 30;
     facts.free = Some(Free { limit: Some(gib(1)), available: gib(20), own: gib(1) / 16 });
@@ -309,6 +311,7 @@ fn thirty_b() -> Facts {
 
 #[test]
 fn more_memory_is_never_slower() {
+    let _alone = alone();
     let facts = thirty_b();
     let mut last = 0.0;
     for gib in 2..=24u64 {
@@ -323,6 +326,7 @@ fn more_memory_is_never_slower() {
 
 #[test]
 fn the_knee_is_where_the_disk_stops_mattering() {
+    let _alone = alone();
     let facts = thirty_b();
     let ask = Ask { cores: 2, ..Ask::default() };
     let knee = Knee::find(&ask, &facts, &Hits::Uniform);
@@ -341,6 +345,7 @@ fn the_knee_is_where_the_disk_stops_mattering() {
 
 #[test]
 fn a_replayed_trace_says_what_is_hit() {
+    let _alone = alone();
     let facts = thirty_b();
     let ask = Ask { memory: Some(8 << 30), ..Ask::default() };
     let plan = Plan::new(&ask, &facts).unwrap();
@@ -359,6 +364,7 @@ fn penstock(args: &[&str]) -> Output {
 
 #[test]
 fn a_plan_is_one_screen() {
+    let _alone = alone();
     for args in [
         &["demo", "--no-limits"][..],
         &["demo", "--memory", "38MiB", "--disk", "3.0GB/s", "--sessions", "32"],
@@ -382,6 +388,7 @@ fn a_plan_is_one_screen() {
 
 #[test]
 fn a_plan_is_json_that_adds_up() {
+    let _alone = alone();
     let output = penstock(&["demo", "--json", "--no-limits", "--memory", "38MiB"]);
     let said: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     let plan = &said["plan"];
@@ -395,6 +402,7 @@ fn a_plan_is_json_that_adds_up() {
 
 #[test]
 fn what_cannot_be_planned_is_one_sentence() {
+    let _alone = alone();
     for (args, word) in [
         (&["demo", "--memory", "20MiB", "--no-limits"][..], "--memory 37MiB"),
         (&["demo", "--memory", "8"], "8GiB"),

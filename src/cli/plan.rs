@@ -201,7 +201,7 @@ impl Report<'_> {
             part(out, "  slots", plan.slots_bytes(), &slots)?;
             let hit = 100.0 * self.hits.at(plan);
             let assumed = match self.hits {
-                Hits::Uniform => "if all experts are as likely; fewer distinct ones hit more",
+                Hits::Uniform => "if all experts are as likely; favourites hit more",
                 Hits::Replayed(_) => "as the trace says",
             };
             writeln!(out, "{:<10} {hit:>9.1}%  {assumed}", "hits")?;

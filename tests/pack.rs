@@ -14,7 +14,7 @@ use penstock::math::Format;
 use penstock::model::Model;
 use penstock::model::synth::{self, Recipe};
 use penstock::weights::pack::{
-    BLOCK, Block, Built, Contents, Damage, Error, Fingerprint, Hands, Job, Pack, Place, Stage,
+    BLOCK, Block, Built, Contents, Damage, Error, Far, Fingerprint, Hands, Job, Pack, Place,
 };
 use penstock::weights::{Matrix, Source};
 
@@ -58,7 +58,7 @@ fn pack_with(
     model: &Opened,
     files: &[PathBuf],
     block: usize,
-    progress: &mut dyn FnMut(Stage) -> bool,
+    progress: &mut dyn FnMut(Far) -> bool,
 ) -> Result<Built, Error> {
     let job = Job { contents: &model.contents, source: &model.fingerprint, files, block };
     // Few pieces at a time, so that there are several times.
@@ -189,6 +189,10 @@ fn blocks_and_files_change_no_byte() {
             assert!(contents(files) == before);
         }
     }
+    // A link to the first file will do.
+    let link = far.join("link");
+    std::os::unix::fs::symlink(&files[0], &link).unwrap();
+    assert_eq!(reopen(&model, &link).unwrap().files().len(), 3);
     // What belongs to another pack is not taken for a part of this one.
     pack(&model, &files, BLOCK);
     let middle = fs::read(&files[1]).unwrap();
@@ -333,11 +337,11 @@ fn what_is_not_finished_is_not_there() {
     let files = [folder.path().join("a"), folder.path().join("b")];
     fs::write(&files[0], "older").unwrap();
     let mut seen = Vec::new();
-    let stopped = pack_with(&model, &files, 4096, &mut |stage| {
+    let stopped = pack_with(&model, &files, 4096, &mut |far| {
         // Nobody else packs to the same place meanwhile.
         let busy = pack_with(&model, &files, 4096, &mut |_| true).unwrap_err();
         assert!(busy.to_string().contains("another process is packing"), "{busy}");
-        seen.push(stage.done);
+        seen.push(far.done);
         seen.len() < 2
     });
     assert!(matches!(stopped, Err(Error::Stopped)) && seen[1] > 0, "{seen:?}");
@@ -347,9 +351,9 @@ fn what_is_not_finished_is_not_there() {
     // What a killed one left behind is replaced.
     fs::write(folder.path().join("a.part"), "half").unwrap();
     let mut last = 0;
-    let built = pack_with(&model, &files, 4096, &mut |stage| {
-        assert!(stage.done >= last && stage.done <= stage.whole);
-        last = stage.done;
+    let built = pack_with(&model, &files, 4096, &mut |far| {
+        assert!(far.done >= last && far.done <= far.whole);
+        last = far.done;
         true
     });
     assert_eq!(last, reopen(&model, &files[0]).unwrap().bytes());

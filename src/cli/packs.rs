@@ -63,12 +63,18 @@ pub fn find_or_make(
         match Pack::open(place, contents, &fingerprint) {
             Ok(pack) => return Ok(Some(pack)),
             Err(Error::Missing { .. }) => {}
-            // A pack of a newer program is not this one's to destroy, and what cannot be read
-            // cannot be replaced.
-            Err(error @ (Error::Newer { .. } | Error::Open { .. })) if make => {
-                return Err(error.into());
-            }
-            Err(error @ (Error::Newer { .. } | Error::Open { .. })) => note!("penstock: {error}"),
+            // Not this program's to replace unasked: what a newer one made, what lies on several
+            // drives, what cannot be read.
+            Err(
+                error @ (Error::Newer { .. }
+                | Error::Open { .. }
+                | Error::MissingPart { .. }
+                | Error::OtherPart { .. }
+                | Error::NotFirst { .. }),
+            ) => match make {
+                true => return Err(error.into()),
+                false => note!("penstock: {error}"),
+            },
             Err(error) => {
                 note!("penstock: {error}");
                 instead.get_or_insert_with(|| place.clone());
@@ -89,7 +95,7 @@ pub fn find_or_make(
         .into());
     };
     note!("penstock: packing the model once, to {}", place.display());
-    build(contents, &fingerprint, &[place.clone()], BLOCK, lead)?;
+    build(contents, &fingerprint, std::slice::from_ref(&place), BLOCK, lead)?;
     Ok(Some(Pack::open(&place, contents, &fingerprint)?))
 }
 
@@ -107,7 +113,7 @@ pub fn build(
     lead: &mut Lead,
 ) -> Outcome<Built> {
     let job = Job { contents, source, files, block };
-    Ok(with_hands(lead, "packing", |hands, progress| job.run(hands, progress))?)
+    with_hands(lead, "packing", |hands, progress| job.run(hands, progress))
 }
 
 /// Reads all of a pack again.
@@ -118,12 +124,12 @@ pub fn verify(pack: &Pack, lead: &mut Lead) -> Outcome<Vec<pack::Damage>> {
 fn with_hands<T>(
     lead: &mut Lead,
     what: &'static str,
-    work: impl FnOnce(&mut Hands, &mut dyn FnMut(pack::Stage) -> bool) -> Result<T, Error>,
+    work: impl FnOnce(&mut Hands, &mut dyn FnMut(pack::Far) -> bool) -> Result<T, Error>,
 ) -> Outcome<T> {
     let stop = Stop::on_any()?;
     let mut shown: Option<Progress> = None;
-    let mut progress = |stage: pack::Stage| {
-        shown.get_or_insert_with(|| Progress::new(what, stage.whole)).show(stage.done);
+    let mut progress = |far: pack::Far| {
+        shown.get_or_insert_with(|| Progress::new(what, far.whole)).show(far.done);
         !stop.take()
     };
     lead.begin();

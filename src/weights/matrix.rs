@@ -34,7 +34,7 @@ pub struct Matrix {
     row_bytes: usize,
     data: Bytes,
     /// Where blocks lie without their exponents: those.
-    apart: Option<Apart>,
+    apart: Option<Box<Apart>>,
     scales: Option<Scales>,
     /// The same weights in panels, once they are in memory. Shared by clones.
     panels: Arc<OnceLock<Frozen>>,
@@ -98,7 +98,7 @@ impl Matrix {
             row_stride: packed_row,
             row_bytes,
             data: packed,
-            apart: Some(Apart { exponents, row_stride: exponents_row }),
+            apart: Some(Box::new(Apart { exponents, row_stride: exponents_row })),
             scales: None,
             panels: Arc::default(),
         })
@@ -203,9 +203,11 @@ impl Matrix {
             view.expect("the rows are there, as was checked when the matrix was made")
         };
         let (held, exponents) = self.held();
-        let apart = self.apart.as_ref().map(|apart| Apart {
-            exponents: view(&apart.exponents, apart.row_stride, exponents),
-            row_stride: apart.row_stride.saturating_mul(step),
+        let apart = self.apart.as_ref().map(|apart| {
+            Box::new(Apart {
+                exponents: view(&apart.exponents, apart.row_stride, exponents),
+                row_stride: apart.row_stride.saturating_mul(step),
+            })
         });
         Ok(Matrix {
             rows,

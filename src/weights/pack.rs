@@ -29,7 +29,7 @@ mod verify;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-pub use build::{Built, Hands, Job, Stage};
+pub use build::{Built, Each, Far, Hands, Job};
 pub use error::Error;
 pub use fingerprint::Fingerprint;
 pub use header::VERSION;

@@ -34,22 +34,25 @@ pub struct Built {
     pub blocks: u64,
 }
 
+/// Does so many pieces of work, each by its number.
+pub type Each<'a> = dyn FnMut(usize, &(dyn Fn(usize) + Sync)) + 'a;
+
 /// Threads that do numbered pieces of work together.
 pub struct Hands<'a> {
     pub count: usize,
-    pub each: &'a mut dyn FnMut(usize, &(dyn Fn(usize) + Sync)),
+    pub each: &'a mut Each<'a>,
 }
 
 impl Hands<'_> {
     /// So many pieces at a time keep all of them busy until nearly the end.
-    pub(super) fn stage(&self) -> usize {
+    pub(super) fn at_once(&self) -> usize {
         16 * self.count.max(1)
     }
 }
 
 /// How far the work is.
 #[derive(Clone, Copy, Debug)]
-pub struct Stage {
+pub struct Far {
     pub done: u64,
     pub whole: u64,
 }
@@ -101,7 +104,7 @@ impl Job<'_> {
     pub fn run(
         &self,
         hands: &mut Hands,
-        progress: &mut dyn FnMut(Stage) -> bool,
+        progress: &mut dyn FnMut(Far) -> bool,
     ) -> Result<Built, Error> {
         check_block(self.block)?;
         let paths = self.places()?;
@@ -192,19 +195,19 @@ struct Packing<'a> {
 }
 
 impl Packing<'_> {
-    fn all(&self, hands: &mut Hands, progress: &mut dyn FnMut(Stage) -> bool) -> Result<(), Error> {
+    fn all(&self, hands: &mut Hands, progress: &mut dyn FnMut(Far) -> bool) -> Result<(), Error> {
         let (mut done, whole) = (0, self.layout.bytes());
         let mut pieces = pieces(self.layout);
         let mut next = |count: usize| -> Vec<Piece> { pieces.by_ref().take(count).collect() };
-        let mut now = next(hands.stage());
+        let mut now = next(hands.at_once());
         let fetch = |pieces: &[Piece]| pieces.iter().for_each(|piece| self.fetch(piece));
         fetch(&now);
         while !now.is_empty() {
-            if !progress(Stage { done, whole }) {
+            if !progress(Far { done, whole }) {
                 return Err(Error::Stopped);
             }
             // Read while these are packed and written.
-            let later = next(hands.stage());
+            let later = next(hands.at_once());
             fetch(&later);
             (hands.each)(now.len(), &|i| {
                 if self.failed.get().is_none()
@@ -227,7 +230,7 @@ impl Packing<'_> {
                 .sum::<u64>();
             now = later;
         }
-        progress(Stage { done, whole });
+        progress(Far { done, whole });
         Ok(())
     }
 

@@ -380,7 +380,9 @@ pub(super) fn open(path: &Path, contents: &Contents, source: &Fingerprint) -> Re
     let mut data = vec![table_at + whole_sectors(table_len)];
     first.measure(data[0] + layout.ends()[0])?;
     let mut files = vec![path.to_path_buf()];
-    let folder = path.parent().unwrap_or(Path::new(""));
+    // The files lie beside the first, not beside a link to it.
+    let real = std::fs::canonicalize(path).unwrap_or_else(|_| path.into());
+    let folder = real.parent().unwrap_or(Path::new(""));
     for (i, name) in header.files.iter().enumerate().skip(1) {
         let (path, number) = (path.to_path_buf(), i + 1);
         let part = match Opened::open(&folder.join(name)) {

@@ -5,7 +5,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
-use super::build::{Hands, Piece, Rooms, Stage, pieces};
+use super::build::{Far, Hands, Piece, Rooms, pieces};
 use super::{Error, Pack};
 use crate::base::sum::sum;
 use crate::host::direct::Direct;
@@ -54,7 +54,7 @@ impl Pack {
     pub fn verify(
         &self,
         hands: &mut Hands,
-        progress: &mut dyn FnMut(Stage) -> bool,
+        progress: &mut dyn FnMut(Far) -> bool,
     ) -> Result<Vec<Damage>, Error> {
         let open = |path: &PathBuf| {
             Direct::to_read(path).map_err(|source| Error::Open { path: path.clone(), source })
@@ -64,8 +64,8 @@ impl Pack {
         let (mut done, whole) = (0, self.bytes());
         let mut pieces = pieces(&self.layout);
         loop {
-            let now: Vec<Piece> = pieces.by_ref().take(hands.stage()).collect();
-            if !progress(Stage { done, whole }) {
+            let now: Vec<Piece> = pieces.by_ref().take(hands.at_once()).collect();
+            if !progress(Far { done, whole }) {
                 return Err(Error::Stopped);
             }
             if now.is_empty() {

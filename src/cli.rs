@@ -166,6 +166,10 @@ struct How {
     #[arg(value_parser = forecast)]
     forecast: f32,
 
+    /// Write down which experts every token goes to, for `penstock replay`
+    #[arg(long, value_name = "FILE")]
+    record_trace: Option<std::path::PathBuf>,
+
     /// Reads that wait for the disk at once [default: as few as saturate it]
     #[arg(long, value_name = "N", hide_short_help = true, value_parser = positive)]
     depth: Option<usize>,

@@ -81,6 +81,9 @@ pub enum Error {
     #[error("{}: cannot be opened: {error}", path.display())]
     Open { path: PathBuf, error: std::io::Error },
 
+    #[error("{}: {error}", path.display())]
+    Trace { path: PathBuf, error: std::io::Error },
+
     #[error("{0}")]
     Lost(String),
 }
@@ -134,7 +137,7 @@ impl Engine {
         let context = plan_context(&model, &kv, options.context)?;
         let home = plan_home(&model, page_bytes(&kv, context), options.room)?;
         let options = Options { context: Some(context), ..options };
-        Engine::with(model, options, lead, Store { home, staging: None, ahead: 0.0 })
+        Engine::with(model, options, lead, Store::new(home))
     }
 
     fn with(model: Rc<Model>, options: Options, lead: Lead, store: Store) -> Result<Engine, Error> {
@@ -272,7 +275,7 @@ impl Engine {
             if turn.len() > 1 {
                 chunk -= turn.len();
             }
-            let pages = self.batch.session(session.pages());
+            let pages = self.batch.session(session.pages(), turn.len());
             for position in turn {
                 let token = session.tokens()[position];
                 let wanted = position + 1 == session.tokens().len();
@@ -340,7 +343,7 @@ impl Engine {
         for start in (0..tokens.len()).step_by(self.options.prefill_chunk) {
             let end = (start + self.options.prefill_chunk).min(tokens.len());
             self.batch.clear();
-            let pages = self.batch.session(table.pages());
+            let pages = self.batch.session(table.pages(), end - start);
             for (position, &token) in (start..end).zip(&tokens[start..end]) {
                 self.batch.push(pages, token, position, true);
             }

@@ -228,6 +228,7 @@ async fn on(source: Rc<Source>, model: Rc<Model>, args: Args, lead: Lead) -> Out
             runs.push(measure::decode(&mut engine, asked, args.rounds).await?);
         }
     }
+    open::close(&mut engine, &args.how)?;
     Ok(Found {
         runs,
         keys_and_values: engine.page_bytes(),

@@ -62,6 +62,7 @@ async fn write(args: Args, lead: Lead) -> Outcome {
         Ok(file.row(row)?)
     };
     engine.logits(&tokens, each).await?;
+    open::close(&mut engine, &args.compute.how)?;
     file.finish()?;
     note!("{}: float32 [{}, {vocab}]", args.out.display(), tokens.len());
     Ok(())

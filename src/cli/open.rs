@@ -1,5 +1,6 @@
 //! From the MODEL a user names to an opened one.
 
+use std::borrow::Cow;
 use std::path::Path;
 use std::rc::Rc;
 
@@ -78,7 +79,9 @@ pub async fn engine(
             );
             options.room = usize::try_from(plan.trunk + plan.slots_bytes()).ok();
         }
-        return Ok(Engine::seated(model, options, lead)?);
+        let mut engine = Engine::seated(model, options, lead)?;
+        record(&mut engine, source, how)?;
+        return Ok(engine);
     };
     let drive = beside::drive(&pack);
     let known = drive.as_ref().and_then(|drive| drive.depth(pack.block()));
@@ -95,13 +98,25 @@ pub async fn engine(
     let mut engine = Engine::streamed(model, options, lead, stream)?;
     engine.on_notice(|notice| note!("penstock: {notice}"));
     engine.ready().await?;
+    record(&mut engine, source, how)?;
     Ok(engine)
 }
 
-fn plan(source: &Source, model: &Model, how: &How, wish: Wish, cores: usize) -> Outcome<Plan> {
+fn record(engine: &mut Engine, source: &Source, how: &How) -> Outcome {
+    match &how.record_trace {
+        Some(path) => Ok(engine.record(path, &name(source))?),
+        None => Ok(()),
+    }
+}
+
+/// What the files call the model.
+fn name(source: &Source) -> Cow<'_, str> {
     let path = source.path();
-    let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
-    let facts = Facts::of(&name, model);
+    path.file_name().unwrap_or(path.as_os_str()).to_string_lossy()
+}
+
+fn plan(source: &Source, model: &Model, how: &How, wish: Wish, cores: usize) -> Outcome<Plan> {
+    let facts = Facts::of(&name(source), model);
     let ask = Ask {
         memory: how.memory.map(|memory| memory.bytes(facts.free)).transpose()?,
         context: wish.context,
@@ -111,4 +126,12 @@ fn plan(source: &Source, model: &Model, how: &How, wish: Wish, cores: usize) -> 
         every_logit: wish.every_logit,
     };
     Ok(Plan::new(&ask, &facts)?)
+}
+
+/// Ends what an engine did beside answering: what it saw is kept, and what it should have recorded
+/// is there.
+pub fn close(engine: &mut Engine, how: &How) -> Outcome {
+    beside::keep_history(engine);
+    let path = how.record_trace.as_deref().unwrap_or(Path::new("")).display();
+    Ok(engine.recorded().map_err(|error| format!("{path}: the trace is not whole: {error}"))?)
 }

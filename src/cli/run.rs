@@ -11,7 +11,7 @@ use super::open::Wish;
 use super::out::note;
 use super::signals::Stop;
 use super::tokenize::token_json;
-use super::{Compute, Outcome, Usage, beside, chat, counted, open, positive, read, whole};
+use super::{Compute, Outcome, Usage, chat, counted, open, positive, read, whole};
 use crate::base::units::Bytes;
 use crate::engine::{End, Engine, Session, Settings, What};
 use crate::model::channels::Voice;
@@ -221,7 +221,9 @@ async fn answer(args: Args, lead: Lead) -> Outcome {
     };
     if chatting {
         let (system, raw) = (args.system, args.raw);
-        return chat::chat(&model, &mut engine, &text, settings, system, raw).await;
+        let chatted = chat::chat(&model, &mut engine, &text, settings, system, raw).await;
+        let closed = open::close(&mut engine, &args.compute.how);
+        return chatted.and(closed);
     }
 
     let prompt = match prompt {
@@ -248,8 +250,9 @@ async fn answer(args: Args, lead: Lead) -> Outcome {
         false => say(&mut out, voice, piece),
     };
     let written = answer.write(&mut engine, &mut session, &stop, show).await;
-    beside::keep_history(&engine);
+    let closed = open::close(&mut engine, &args.compute.how);
     written?;
+    closed?;
     if args.json {
         writeln!(out, "{}", answer.json(&text))?;
     } else {

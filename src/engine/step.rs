@@ -9,6 +9,7 @@
 //! Every arrow is a look of all shards at each other: a stage begins when the one before is done
 //! everywhere. Between the halves of a layer the lead breathes.
 
+use std::io;
 use std::time::{Duration, Instant};
 
 use super::stream::lost;
@@ -17,11 +18,13 @@ use crate::model::attention::{self, Context, Place, attention};
 use crate::model::compute::{Compute, Product, Stage, Tally, To};
 use crate::model::config::{Config, RopeTable};
 use crate::model::experts::{self, Block, Next, Progress, Spoiled};
+use crate::model::parts::Ffn;
 use crate::model::{KvShape, Model};
 use crate::shard::Lead;
 use crate::weights::Matrix;
 use crate::weights::home::Home;
 use crate::weights::stage::{Notice, Reading, Staging};
+use crate::weights::trace::Recorder;
 
 /// What is to be computed: rows, and the pages of their sessions.
 #[derive(Default)]
@@ -29,6 +32,8 @@ pub struct Batch {
     rows: Vec<Row>,
     places: Vec<Place>,
     pages: Vec<u32>,
+    /// Rows of prompts.
+    prompt: u32,
 }
 
 /// One token of a batch.
@@ -43,11 +48,15 @@ impl Batch {
         self.rows.clear();
         self.places.clear();
         self.pages.clear();
+        self.prompt = 0;
     }
 
-    /// Begins the rows of a session with these pages.
-    pub fn session(&mut self, pages: &[u32]) -> usize {
+    /// Begins so many rows of a session with these pages.
+    pub fn session(&mut self, pages: &[u32], rows: usize) -> usize {
         let at = self.pages.len();
+        if rows > 1 {
+            self.prompt += rows as u32;
+        }
         self.pages.extend(pages);
         at
     }
@@ -95,9 +104,18 @@ pub struct Store {
     pub staging: Option<Staging>,
     /// Experts of the next layer sent for, for each that a token uses.
     pub ahead: f32,
+    /// Writes down who is routed where.
+    pub recorder: Option<Recorder>,
+    /// Why it stopped.
+    pub untold: Option<io::Error>,
 }
 
 impl Store {
+    /// With everything at home.
+    pub fn new(home: Home) -> Store {
+        Store { home, staging: None, ahead: 0.0, recorder: None, untold: None }
+    }
+
     /// Why a row came to nothing.
     pub fn sentence(&self, spoiled: &Spoiled) -> String {
         let Spoiled { layer, expert, .. } = *spoiled;
@@ -174,7 +192,7 @@ impl Step {
     ) {
         let config = &model.config;
         let began = Instant::now();
-        let Store { home, staging, ahead } = store;
+        let Store { home, staging, ahead, recorder, untold } = store;
         lead.begin();
         if let Some(staging) = staging {
             staging.begin_step(compute(self.kernels, home, lead, &mut self.meter).drive());
@@ -182,6 +200,9 @@ impl Step {
         let end = batch.places.iter().map(|place| place.position + 1).max().unwrap_or(0);
         self.rope.extend_to(end);
         self.ffn.begin_step();
+        if let Some(recorder) = recorder {
+            recorder.begin(batch.rows.len() as u32, batch.prompt);
+        }
         let mut shards = compute(self.kernels, home, lead, &mut self.meter);
         embed(&mut shards, model, batch, &mut self.hidden);
 
@@ -218,6 +239,9 @@ impl Step {
             let next = next.map(|next| Next { index: layer + 1, layer: next, ahead: *ahead });
             let block = Block { config, ffn: &parts.ffn, layer, next };
             experts::begin(&mut shards, &block, &mut self.ffn, x, hidden);
+            if let (Some(recorder), Ffn::Experts(_)) = (&mut *recorder, &parts.ffn) {
+                recorder.layer(self.ffn.routed());
+            }
             loop {
                 let mut shards = compute(self.kernels, home, lead, &mut self.meter);
                 let (mover, scratch) = (staging.as_mut(), &mut self.ffn);
@@ -246,6 +270,9 @@ impl Step {
         if let Some(staging) = staging {
             staging.end_step();
             self.meter.reading = staging.reading();
+        }
+        if let Some(Err(error)) = recorder.as_mut().map(Recorder::end) {
+            (*recorder, *untold) = (None, Some(error));
         }
         self.meter.steps += 1;
         self.meter.rows += batch.rows.len() as u64;

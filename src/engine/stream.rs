@@ -1,5 +1,7 @@
 //! An engine whose experts stream from a pack.
 
+use std::io;
+use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -10,10 +12,12 @@ use crate::host::mover::{Depth, Setup};
 use crate::host::ring::Source;
 use crate::model::Model;
 use crate::shard::Lead;
+use crate::weights::Matrix;
 use crate::weights::home::Home;
 use crate::weights::pack::Pack;
 use crate::weights::residency::{History, Policy};
 use crate::weights::stage::{self, Loss, Notice, Room, Staging, Trouble};
+use crate::weights::trace::{Header, Recorder};
 
 /// What streams, and in how much room.
 pub struct Stream {
@@ -67,7 +71,7 @@ impl Engine {
             // One that does not fit this model is of no use, and of no harm.
             let _ = staging.recall(&mut **drive, &history);
         }
-        let store = Store { home: Home::of(trunk), staging: Some(staging), ahead };
+        let store = Store { staging: Some(staging), ahead, ..Store::new(Home::of(trunk)) };
         Engine::with(model, options, lead, store)
     }
 
@@ -96,6 +100,32 @@ impl Engine {
         self.listener = Box::new(listener);
     }
 
+    /// Records the routing of all steps to come.
+    pub fn record(&mut self, path: &Path, name: &str) -> Result<(), Error> {
+        let failed = |error| Error::Trace { path: path.into(), error };
+        let config = &self.model.config;
+        let Some(shape) = &config.experts else { return Err(failed(no_experts())) };
+        let contents = self.model.parts.contents();
+        let slab = |experts: &[[Matrix; 3]]| -> u64 {
+            let bytes = |expert: &[Matrix; 3]| expert.iter().map(|m| m.panel_bytes() as u64).sum();
+            experts.iter().map(bytes).max().unwrap_or(0)
+        };
+        let header = Header {
+            model: name.into(),
+            layers: contents.layers.len() as u32,
+            experts: shape.count as u32,
+            used: shape.used as u32,
+            slab_bytes: contents.layers.iter().map(|layer| slab(&layer.experts)).max().unwrap_or(0),
+        };
+        self.store.recorder = Some(Recorder::create(path, header).map_err(failed)?);
+        Ok(())
+    }
+
+    /// Whether all that was to be recorded is written.
+    pub fn recorded(&mut self) -> Result<(), io::Error> {
+        self.store.untold.take().map_or(Ok(()), Err)
+    }
+
     /// How often each expert was used, for the next start.
     pub fn history(&self) -> Option<History> {
         Some(self.store.staging.as_ref()?.residency().history())
@@ -105,6 +135,10 @@ impl Engine {
     pub fn staging(&self) -> Option<&Staging> {
         self.store.staging.as_ref()
     }
+}
+
+fn no_experts() -> io::Error {
+    io::Error::other("the model has no experts, so there is no routing to record")
 }
 
 /// What became of an expert.

@@ -70,6 +70,11 @@ impl Scratch {
         self.spoiled.clear();
     }
 
+    /// The experts that the block's rows go to, row after row.
+    pub fn routed(&self) -> impl ExactSizeIterator<Item = u32> {
+        self.groups.routes.iter().map(|route| route.expert)
+    }
+
     /// Rows of the step so far that came to nothing.
     pub fn spoiled(&self) -> &[Spoiled] {
         &self.spoiled

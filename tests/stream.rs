@@ -6,7 +6,6 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use penstock::engine::{End, Engine, Error, Options, Session, Settings, Stream, What};
-use penstock::host::mover::Depth;
 use penstock::host::sim::{Faults, SimDrive};
 use penstock::math::Format;
 use penstock::model::Model;
@@ -103,7 +102,7 @@ fn stream(pack: Pack, way: Way) -> Stream {
         room: Room { slots: way.slots, window: way.window },
         policy: way.policy,
         ahead: way.ahead,
-        depth: Depth::of(4),
+        depth: 4,
         patience: Duration::from_secs(20),
         history: None,
     }

@@ -214,7 +214,7 @@ async fn on(source: Rc<Source>, model: Rc<Model>, args: Args, lead: Lead) -> Out
     let widest = args.batch.iter().max().map_or(0, |&batch| batch);
     let prompt = args.prefill.iter().max().map_or(0, |&prompt| prompt);
     let context = positions(widest, longest).max(positions(1, prompt));
-    let wish = Wish { context: Some(context), sessions: widest, every_logit: false };
+    let wish = Wish { context: Some(context), sessions: widest, afresh: true, ..Wish::default() };
     let mut engine = open::engine(&source, model, &args.how, wish, lead).await?;
     engine.settle().await;
     let streams = engine.staging().map(|staging| Streams::of(staging, !args.no_limits));
@@ -228,7 +228,6 @@ async fn on(source: Rc<Source>, model: Rc<Model>, args: Args, lead: Lead) -> Out
             runs.push(measure::decode(&mut engine, asked, args.rounds).await?);
         }
     }
-    open::close(&mut engine, &args.how)?;
     Ok(Found {
         runs,
         keys_and_values: engine.page_bytes(),

@@ -8,7 +8,6 @@ use super::out::note;
 use super::packs::find_or_make;
 use super::{How, Outcome, beside};
 use crate::engine::{self, Engine, PATIENCE, Stream};
-use crate::host::mover::Depth;
 use crate::model::{Model, Text, demo};
 use crate::plan::{Ask, Facts, Plan};
 use crate::shard::Lead;
@@ -45,6 +44,8 @@ pub struct Wish {
     pub sessions: usize,
     /// Whether the logits behind every prompt token are wanted.
     pub every_logit: bool,
+    /// Without what earlier runs used.
+    pub afresh: bool,
 }
 
 /// Reads under way at once on a drive that is not known.
@@ -87,11 +88,11 @@ pub async fn engine(
     let known = drive.as_ref().and_then(|drive| drive.depth(pack.block()));
     let depth = how.depth.or(known.map(|cell| cell.depth)).unwrap_or(DEPTH);
     let stream = Stream {
-        history: beside::history(&pack),
+        history: if wish.afresh { None } else { beside::history(&pack) },
         room: Room { slots: plan.slots, window: plan.window() },
         policy: how.policy,
         ahead: how.forecast,
-        depth: Depth::of(depth.div_ceil(lead.shards())),
+        depth,
         patience: PATIENCE,
         pack,
     };

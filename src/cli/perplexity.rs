@@ -110,7 +110,7 @@ async fn measure(args: Args, lead: Lead) -> Outcome {
             args.context
         );
     }
-    let wish = Wish { context: Some(args.context), sessions: 1, every_logit: true };
+    let wish = Wish { context: Some(args.context), sessions: 1, every_logit: true, afresh: false };
     let mut engine = open::engine(&source, model, &args.compute.how, wish, lead).await?;
     let stop = Stop::on_any()?;
     let watched = io::stderr().is_terminal();

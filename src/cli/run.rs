@@ -203,7 +203,7 @@ async fn answer(args: Args, lead: Lead) -> Outcome {
     })?;
     let text = open::text(&source)?;
     let model_of = open::model(&source)?;
-    let wish = Wish { context: args.context, sessions: 1, every_logit: false };
+    let wish = Wish { context: args.context, sessions: 1, ..Wish::default() };
     let mut engine = open::engine(&source, model_of, &args.compute.how, wish, lead).await?;
     let Config { vocab, context: trained, .. } = engine.model().config;
     if engine.context() > trained {

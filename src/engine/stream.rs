@@ -27,8 +27,8 @@ pub struct Stream {
     /// Experts of the next layer that are sent for, for each that a token uses, while a step waits
     /// for those of this one. 0: none.
     pub ahead: f32,
-    /// Reads before each shard's kernel at once.
-    pub depth: Depth,
+    /// Reads under way at once.
+    pub depth: usize,
     /// How long a step waits for an expert.
     pub patience: Duration,
     /// What was used before, to begin with.
@@ -57,11 +57,12 @@ impl Engine {
                 let open = Source::open(path);
                 open.map_err(|error| Error::Open { path: path.clone(), error })
             });
-            lead.equip(Setup {
+            let setup = Setup {
                 files: files.collect::<Result<_, Error>>()?,
                 arenas: vec![trunk.clone(), slots.clone()],
-                depth: stream.depth,
-            })?;
+                depth: Depth::of(1),
+            };
+            lead.equip(setup, stream.depth)?;
         }
         let Stream { pack, room, policy, ahead, patience, history, .. } = stream;
         let mut staging = Staging::new(pack, &slots, room, policy, patience);

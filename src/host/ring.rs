@@ -23,14 +23,18 @@ use serde::Serialize;
 use super::arena::{Arena, Region};
 use super::bell::Bell;
 use super::drive::Fault;
+use crate::base::units::Bytes;
 
 /// What offsets, lengths and addresses are multiples of: no common disk has larger sectors.
 pub const SECTOR: usize = 4096;
 
-/// The kernel takes buffers of just this size and none that is larger. Tests want edges.
-const BUFFER: usize = if cfg!(test) { 1 << 20 } else { 1 << 30 };
+/// Memory is registered in buffers of this size, each when it is first read into: the kernel takes
+/// a buffer's memory at once, and all of a large arena would take seconds. The kernel takes none
+/// that is larger than 1 GiB. Tests want edges.
+const BUFFER: usize = if cfg!(test) { 1 << 20 } else { 64 << 20 };
 /// The kernel takes no more buffers.
 const BUFFERS: usize = 1 << 14;
+const MOST: u64 = (BUFFERS * BUFFER) as u64;
 
 /// More than the kernel reads at once is asked for in parts.
 const LONGEST: usize = 1 << 30;
@@ -170,8 +174,9 @@ pub struct Ring<T> {
     uring: IoUring,
     files: Vec<Source>,
     grants: Grants,
-    /// Addresses of registered buffers, ascending.
+    /// Addresses of buffers, ascending, and which of them are registered.
     buffers: Vec<Range<usize>>,
+    registered: Vec<bool>,
     /// Registered memory stays mapped.
     _arenas: Vec<Arena>,
     /// By the number that the kernel knows a read by.
@@ -185,8 +190,7 @@ pub struct Ring<T> {
 }
 
 impl<T> Ring<T> {
-    /// A ring for `depth` reads at once. The arenas' memory is registered, which takes all of it
-    /// at once.
+    /// A ring for `depth` reads at once. The arenas' memory is registered as it comes into use.
     pub fn open(files: &[Source], arenas: &[Arena], depth: usize) -> Result<Ring<T>, RingError> {
         let depth = depth.clamp(1, 1 << 12);
         // One more for the end, see `drop`.
@@ -205,14 +209,20 @@ impl<T> Ring<T> {
         let mut buffers: Vec<Range<usize>> = arenas.iter().flat_map(parts).collect();
         buffers.sort_by_key(|buffer| buffer.start);
         buffers.dedup();
-        match register(&uring, &buffers) {
-            Ok(()) => grants.memory = !buffers.is_empty(),
+        let mut registered = vec![false; buffers.len()];
+        // The first says whether the others may be.
+        match announce(&uring, &buffers) {
+            Ok(()) => {
+                grants.memory = !buffers.is_empty();
+                registered.iter_mut().take(1).for_each(|first| *first = true);
+            }
             Err(error) => {
                 buffers.clear();
                 grants.memory_refused = Some(refusal(&error));
             }
         }
         Ok(Ring {
+            registered,
             uring,
             files: files.to_vec(),
             grants,
@@ -372,14 +382,29 @@ impl<T> Ring<T> {
         let at = self.buffers.partition_point(|buffer| buffer.end <= begin);
         // A read that reaches over the edge of a buffer is sent as if there were none.
         let buffer = self.buffers.get(at).filter(|of| of.start <= begin && end <= of.end);
+        let known = match (buffer, self.registered.get(at)) {
+            (Some(_), Some(true)) => true,
+            (Some(buffer), Some(false)) => match register(&self.uring, at, buffer) {
+                Ok(()) => {
+                    self.registered[at] = true;
+                    true
+                }
+                Err(error) => {
+                    // What is registered stays so.
+                    self.grants.memory_refused = Some(refusal(&error));
+                    false
+                }
+            },
+            _ => false,
+        };
         let offset = flight.offset + flight.from as u64;
         macro_rules! read_from {
             ($file:expr) => {
-                match buffer {
-                    Some(_) => opcode::ReadFixed::new($file, start, len as u32, at as u16)
+                match known {
+                    true => opcode::ReadFixed::new($file, start, len as u32, at as u16)
                         .offset(offset)
                         .build(),
-                    None => opcode::Read::new($file, start, len as u32).offset(offset).build(),
+                    false => opcode::Read::new($file, start, len as u32).offset(offset).build(),
                 }
             };
         }
@@ -470,24 +495,25 @@ fn parts(arena: &Arena) -> impl Iterator<Item = Range<usize>> + use<> {
     span.step_by(BUFFER).map(move |start| start..end.min(start + BUFFER))
 }
 
-fn register(uring: &IoUring, buffers: &[Range<usize>]) -> io::Result<()> {
-    if buffers.is_empty() {
-        return Ok(());
-    }
+/// Makes room for so many buffers, and registers the first.
+fn announce(uring: &IoUring, buffers: &[Range<usize>]) -> io::Result<()> {
+    let Some(first) = buffers.first() else { return Ok(()) };
     if buffers.len() > BUFFERS {
-        return Err(io::Error::other(format!("it is more than {BUFFERS} GiB")));
+        return Err(io::Error::other(format!("it is more than {}", Bytes(MOST))));
     }
-    let vectors: Vec<libc::iovec> = buffers
-        .iter()
-        .map(|buffer| libc::iovec {
-            // Only the kernel uses the address.
-            iov_base: std::ptr::without_provenance_mut(buffer.start),
-            iov_len: buffer.len(),
-        })
-        .collect();
+    uring.submitter().register_buffers_sparse(buffers.len() as u32)?;
+    register(uring, 0, first)
+}
+
+fn register(uring: &IoUring, at: usize, buffer: &Range<usize>) -> io::Result<()> {
+    let vector = libc::iovec {
+        // Only the kernel uses the address.
+        iov_base: std::ptr::without_provenance_mut(buffer.start),
+        iov_len: buffer.len(),
+    };
     // SAFETY: the memory is mapped, since the ring keeps the arenas, and a registration by itself
-    // reads and writes none of it; pages are taken, which are zeroes as before.
-    unsafe { uring.submitter().register_buffers(&vectors) }
+    // reads and writes none of it; pages that nobody had are taken, which are zeroes as before.
+    unsafe { uring.submitter().register_buffers_update(at as u32, &[vector], None) }
 }
 
 fn refusal(error: &io::Error) -> String {

@@ -14,7 +14,7 @@ use super::breath::Breath;
 use super::mate::{self, Line};
 use super::{Error, Order, Queues, Seats};
 use crate::host::crew::{Crew, Mate};
-use crate::host::mover::{Fleet, Kit, Mover, Setup};
+use crate::host::mover::{Depth, Fleet, Kit, Mover, Setup};
 use crate::host::ring::RingError;
 use crate::model::Hand;
 
@@ -46,10 +46,15 @@ impl Lead {
         self.crew.seats()
     }
 
-    /// Gives every shard a mover of its own, and the lead a drive that hands reads to all of them.
-    pub fn equip(&mut self, setup: Setup) -> Result<(), RingError> {
+    /// Gives shards movers of their own, and the lead a drive that hands reads to all of them.
+    /// `depth` reads are under way at once; where that is less than there are shards, so many have
+    /// a mover, for some drives are slower the more is asked of them at once.
+    pub fn equip(&mut self, mut setup: Setup, depth: usize) -> Result<(), RingError> {
+        let movers = depth.clamp(1, self.shards());
+        setup.depth = Depth::of(depth.div_ceil(movers));
         let own = Mover::open(Kit::new(setup.clone()))?;
-        let equipped = self.lines.iter_mut().map(|line| line.equip(setup.clone()));
+        let equipped = self.lines.iter_mut().take(movers - 1);
+        let equipped = equipped.map(|line| line.equip(setup.clone()));
         self.crew.own().drive = Some(Box::new(Fleet::new(own, equipped.collect())));
         Ok(())
     }

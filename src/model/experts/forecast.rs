@@ -50,7 +50,7 @@ pub fn forecast(
     ranked.clear();
     if groups.sweeps() {
         ranked.extend(0..shape.count as u32);
-        return staging.forecast(compute.drive(), index, ranked, staging.window());
+        return staging.forecast(compute.drive(), index, ranked, 2 * staging.window());
     }
     let most = (ahead * shape.used as f32).ceil() as usize;
     if rows > ROWS || most == 0 {

@@ -66,9 +66,10 @@ pub fn compute_wave(
     };
     let (count, routes) = (wave.members.len(), wave.rows.len());
     let each = routes.div_ceil(count);
-    let cuts = |compute: &Compute, panels: usize, bytes: usize| {
+    // `of` runs of routes are cut alike, though only those of the wave are computed.
+    let cuts = |compute: &Compute, panels: usize, bytes: usize, of: usize| {
         let chunks = compute.worth(bytes * count, each).div_ceil(count);
-        compute.run_of(panels, chunks.min(MAX_PARTS / count).max(1), each)
+        compute.run_of(panels, chunks.min(MAX_PARTS / of).max(1), each)
     };
     let kernels = compute.kernels;
 
@@ -76,7 +77,7 @@ pub fn compute_wave(
     let (width, panels) = (weight.rows(), weight.panel_count());
     gate.resize(routes * width, 0.0);
     up.resize(routes * width, 0.0);
-    let run = cuts(compute, panels, 2 * weight.bytes() as usize);
+    let run = cuts(compute, panels, 2 * weight.bytes() as usize, count);
     {
         let gates = Shares::runs(gate, width, &wave.starts, run * PANEL_ROWS);
         let ups = Shares::runs(up, width, &wave.starts, run * PANEL_ROWS);
@@ -97,7 +98,7 @@ pub fn compute_wave(
 
     let weight = &parts.experts[0].down.weight;
     let (hidden, panels) = (weight.rows(), weight.panel_count());
-    let run = cuts(compute, panels, weight.bytes() as usize);
+    let run = cuts(compute, panels, weight.bytes() as usize, window.now.len());
     let first = groups.starts[window.now.start];
     let starts = &groups.starts[window.now.start..=window.now.end];
     within.clear();

@@ -10,8 +10,9 @@ Before each run the page cache is dropped and the disk's bandwidth measured (dir
 maps its file; it runs with `read_ahead_kb` of the disk at 128 (tuned) and as found, which is put
 back at the end. Its weights are not repacked, for that would be a copy in memory. Decoding starts
 behind a prompt of 32 tokens, which fills what cache there is; a row ends after --tokens steps or
---seconds. "% of ideal" is the time that the bytes read would take at the disk's bandwidth, beside
-the time it took. Peak memory is the cgroup's, page cache included: llama.cpp fills its budget
+--seconds. "% of ideal" is the time that the bytes read (of penstock: the experts that were needed
+and not in memory) would take at the disk's bandwidth, beside the time it took. "Hits" are the part of
+the experts' bytes that was in memory already; what came by a forecast is no hit. Peak memory is the cgroup's, page cache included: llama.cpp fills its budget
 with that, by design.
 """
 import argparse
@@ -185,12 +186,12 @@ def ours(args, row, budget):
         run = next(r for r in said["measured"][0]["runs"] if wanted in r["what"])
     except (ValueError, KeyError, IndexError, StopIteration):
         return {**ran, "tokens_per_second": None}
-    speed, tokens = run.get("tokens_per_second"), run.get("tokens")
-    streamed = run.get("streamed") or run
-    return {**ran, "tokens_per_second": speed, "tokens": tokens,
-            "seconds": run.get("seconds") or (tokens and speed and tokens / speed),
-            "bytes": streamed.get("disk_bytes"), "hit_rate": streamed.get("hit_rate"),
-            "waited": streamed.get("disk_waited"), "bandwidth": streamed.get("disk_bandwidth")}
+    speed, seconds, experts = run["tokens_per_second"], run["seconds"], run.get("experts") or {}
+    held = experts and experts["hit_rate"] - experts["forecast_rate"]
+    return {**ran, "tokens_per_second": speed, "tokens": round(speed * seconds), "seconds": seconds,
+            "bytes": experts.get("missed"), "hit_rate": held or None,
+            "waited": experts and experts["waited"] * seconds,
+            "bandwidth": (said.get("streams") or {}).get("disk")}
 
 
 def worker(args):

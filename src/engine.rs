@@ -1,8 +1,9 @@
 //! Floor 4: sessions and steps.
 //!
 //! Owns the sequences being written (`session`), the pages that hold their keys and values
-//! (`pages`) and the pass of a batch through all layers (`step`). Decides nothing about a
-//! model's shape, reads no file and starts no thread. Imports `shard`, `model`, `weights`, `math`,
+//! (`pages`) and the pass of a batch through all layers (`step`), with experts that stream where
+//! they do not fit (`stream`). Decides nothing about a model's shape, reads no file itself and
+//! starts no thread. Imports `shard`, `model`, `weights`, `math`,
 //! `host`, `base`.
 //!
 //! Nothing here holds a model for the length of an answer: a [`Session`] is a state, and

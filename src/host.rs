@@ -3,6 +3,15 @@
 //! Owns what is asked of the machine beyond opening and listing files, and the mechanism by which
 //! threads work together (`crew`, `bell`). Knows no model, no tensor, no request. Imports `base`.
 //! Unsafe code is allowed here, each block with its reason.
+//!
+//! ```text
+//! topology  processors                    memory   how much there is     arena    and pieces of it
+//! mapping   files, mapped                 output   files, written        direct   past the cache
+//! drive     what is asked of a disk: by   ring     an io_uring, by       mover    many, by urgency,
+//!                                                                                 on all shards
+//!                                         sim      what a seed says
+//! roof      how fast memory is            profile  and a drive           tuning   and what slows it
+//! ```
 
 pub mod arena;
 pub mod bell;

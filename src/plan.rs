@@ -17,11 +17,11 @@ pub mod speed;
 
 pub use facts::{Facts, Free, Rates, Slabs, Weights};
 pub use refusal::{Enough, Refusal};
-pub use scratch::WINDOW;
 
 use serde::Serialize;
 
 use crate::base::limits::PAGE;
+use crate::host::direct::SECTOR;
 
 /// What the user wants. `None`: the plan chooses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,8 +98,6 @@ const PART: u64 = 8;
 const MOST_TRANSIT: usize = 96;
 /// What an arena is a multiple of.
 const HUGE: u64 = 2 << 20;
-/// What a slot is a multiple of, as the disk reads.
-const BLOCK: u64 = 4096;
 
 impl Plan {
     /// Divides the budget. What is refused is refused with the number that would do.
@@ -290,7 +288,7 @@ impl Division<'_> {
     }
 
     fn slot_bytes(&self) -> u64 {
-        self.facts.weights.largest_slab().next_multiple_of(BLOCK)
+        self.facts.weights.largest_slab().next_multiple_of(SECTOR as u64)
     }
 
     /// A slot, and what the kernel keeps of where it lies.

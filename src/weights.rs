@@ -11,8 +11,17 @@
 //! tensor      a named tensor                     matrix       what a model keeps of it
 //! sniff       what a file that is no model is    error        what can be wrong
 //! residency   which slab has which slot (pure)   trace        recorded routing
-//! pack        a model's panels on the disk       home         and in memory
+//! pack        a model's panels on the disk       home         and in memory, for good
+//! stage       the only mover: from a pack into slots, by residency's leave
 //! ```
+//!
+//! A weight reaches memory in one of two ways. It *settles* at home, packed from its file when it
+//! is first needed; or, of a model that has a pack, the trunk is read at the start and experts are
+//! *staged*, into slots that they keep as long as residency lets them.
+//!
+//! The lead alone runs residency and stage, and every shard moves bytes for it. (Were each shard to
+//! own a share of every slab, all would have to decide alike; they could, since decisions follow
+//! from the routing alone, and a test holds residency to that.)
 
 pub mod error;
 pub mod folder;

@@ -3,9 +3,10 @@
 
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use penstock::engine::{End, Engine, Error, Options, Session, Settings, Stream, What};
+use penstock::host::memory;
 use penstock::host::sim::{Faults, SimDrive};
 use penstock::math::Format;
 use penstock::model::Model;
@@ -173,6 +174,54 @@ fn room_for_experts_changes_no_bit() {
             assert!(got.unwrap() == expected, "{name}: {way:?}");
         }
     }
+}
+
+/// One engine for a long time, on a disk that is sometimes well and sometimes not: answers are right
+/// to the last, and memory does not grow. `PENSTOCK_SOAK` says for how many seconds.
+#[test]
+#[ignore = "as long as PENSTOCK_SOAK says"]
+fn a_long_life_changes_no_bit_and_takes_no_more_memory() {
+    let seconds = std::env::var("PENSTOCK_SOAK").ok().and_then(|s| s.parse().ok()).unwrap_or(60);
+    let packed = Packed::new("synth");
+    let vocab = packed.model.config.vocab;
+    let way = Way {
+        slots: 2 * packed.used() + 1,
+        window: packed.used(),
+        policy: Policy::default(),
+        ahead: 1.0,
+        shards: 1,
+        chunk: 16,
+    };
+    let faults = Faults { flip: 60, error: 60, short: 20, stall: 2 };
+    let mut engine = simulated(&packed, packed.fresh("synth"), way, 1, faults);
+    let plain = Options { context: Some(128), ..Options::default() };
+    let mut resident = Engine::new(packed.fresh("synth"), plain).unwrap();
+    let memory = || memory::resident().map_or(0, |resident| resident.total);
+    let (began, mut seed, mut early) = (Instant::now(), 0, 0);
+    let (mut whole, mut lost) = (0, 0);
+    while began.elapsed() < Duration::from_secs(seconds) {
+        seed += 1;
+        let count = 1 + seed as usize % 4;
+        let prompts: Vec<_> = (0..count)
+            .map(|i| prompt(vocab, 1 + (seed as usize * 7 + 13 * i) % 60, seed))
+            .collect();
+        let right = answers(&mut resident, &prompts, 8);
+        let got = answers(&mut engine, &prompts, 8);
+        for ((tokens, end), (right, _)) in got.iter().zip(&right) {
+            assert!(right.starts_with(tokens), "batch {seed}");
+            match end {
+                Some(End::Lost(_)) => lost += 1,
+                _ => whole += 1,
+            }
+        }
+        if began.elapsed() < Duration::from_secs(seconds / 10) {
+            early = memory();
+        }
+    }
+    let late = memory();
+    eprintln!("{seed} batches, {whole} answers, {lost} lost; {early} bytes early, {late} late");
+    assert!(whole > 10 * lost, "{whole} whole, {lost} lost");
+    assert!(late < early + early / 10 + (64 << 20), "{early} bytes early, {late} late");
 }
 
 /// An engine on a simulated disk with the pack's bytes.

@@ -33,7 +33,7 @@ pub struct Args {
     out: Vec<PathBuf>,
 
     /// Bytes that are read at once, with K or M for KiB and MiB; a multiple of 4K, up to 16M
-    #[arg(long, value_name = "SIZE", default_value = "256K", value_parser = block)]
+    #[arg(long, value_name = "SIZE", default_value = "1M", value_parser = block)]
     block: usize,
 
     /// Cores to pack with [default: all this process may use]

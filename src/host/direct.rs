@@ -12,7 +12,7 @@ use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 /// Linux's flag for it on x86-64. Elsewhere it has other values, and files go through the cache.
-const O_DIRECT: i32 = if cfg!(target_arch = "x86_64") { 0o40000 } else { 0 };
+pub(super) const O_DIRECT: i32 = if cfg!(target_arch = "x86_64") { 0o40000 } else { 0 };
 
 /// What offsets and lengths are multiples of. No common disk has larger sectors.
 pub const SECTOR: usize = 4096;

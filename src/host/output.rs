@@ -9,11 +9,7 @@ use std::io::{self, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-/// Linux's flag for it on x86-64. Elsewhere it has other values, and files go through the cache.
-const O_DIRECT: i32 = if cfg!(target_arch = "x86_64") { 0o40000 } else { 0 };
-
-/// What addresses and lengths must be multiples of then. No common disk has larger sectors.
-const SECTOR: usize = 4096;
+use super::direct::{O_DIRECT, SECTOR};
 
 /// Bytes that are written at once.
 const ROOM: usize = 2 << 20;

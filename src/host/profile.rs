@@ -13,9 +13,10 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use super::arena::{Arena, ArenaError, Region};
+use super::direct::SECTOR;
 use super::drive::{Drive, Read, Urgency};
 use super::mover::{Depth, Kit, Mover, Setup};
-use super::ring::{RingError, SECTOR, Source};
+use super::ring::{RingError, Source};
 use crate::base::units::Bytes;
 
 pub const BLOCKS: [usize; 4] = [64 << 10, 256 << 10, 1 << 20, 4 << 20];

@@ -22,11 +22,9 @@ use serde::Serialize;
 
 use super::arena::{Arena, Region};
 use super::bell::Bell;
+use super::direct::{O_DIRECT, SECTOR};
 use super::drive::Fault;
 use crate::base::units::Bytes;
-
-/// What offsets, lengths and addresses are multiples of: no common disk has larger sectors.
-pub const SECTOR: usize = 4096;
 
 /// Memory is registered in buffers of this size, each when it is first read into: the kernel takes
 /// a buffer's memory at once, and all of a large arena would take seconds. The kernel takes none
@@ -60,7 +58,7 @@ impl Source {
         if !std::fs::metadata(path)?.is_file() {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
         }
-        let direct = OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(path);
+        let direct = OpenOptions::new().read(true).custom_flags(O_DIRECT).open(path);
         match direct {
             // Some accept the flag and refuse each read.
             Ok(file) if reads(&file)? => Source::new(file, true),

@@ -32,9 +32,8 @@ pub struct SimDrive {
     sent: Vec<(Duration, Read)>,
     done: VecDeque<Done>,
     depth: usize,
-    /// Bytes read, and of how urgent reads, in the order they were sent.
+    /// Bytes read.
     pub bytes: u64,
-    pub order: Vec<Urgency>,
 }
 
 const ERROR: i32 = 5;
@@ -51,7 +50,6 @@ impl SimDrive {
             done: VecDeque::new(),
             depth,
             bytes: 0,
-            order: Vec::new(),
         }
     }
 
@@ -85,7 +83,6 @@ impl SimDrive {
                 return;
             };
             let read = self.queued.remove(i);
-            self.order.push(read.urgency);
             let mut takes = Duration::from_micros(50 + self.random() % 500);
             if self.happens(self.faults.stall) {
                 takes += Duration::from_millis(500 + self.random() % 60_000);

@@ -4,10 +4,9 @@
 use super::Ask;
 use crate::base::limits::{LANES, PAGE, PANEL_ROWS};
 use crate::model::config::{AttentionKind, Config, Ffn};
+use crate::model::experts::WINDOW_BYTES;
 
-/// Bytes of each buffer that the routes of some experts go through together. More routes go
-/// through it one window after the other; those of one expert are never parted.
-pub const WINDOW: u64 = 16 << 20;
+const WINDOW: u64 = WINDOW_BYTES as u64;
 
 const F32: u64 = 4;
 /// Chunks of a stage for each shard.

@@ -11,7 +11,7 @@
 //!
 //! Trunk matrices and slabs are *extents*: each begins at a multiple of 4 KiB and is filled up to
 //! one with zeros; inside, gate, up and down begin at multiples of 64 bytes. An extent is read in
-//! blocks (256 KiB unless the packer was told otherwise) of which the last is shorter, and every
+//! blocks (1 MiB unless the packer was told otherwise) of which the last is shorter, and every
 //! block has its sum. Blocks are numbered through, from the first of the trunk to the last slab's
 //! last. Of a pack in several files, block `j` of extent `e` lies in file `(e + j) % files`, behind
 //! the blocks of that file with smaller numbers.
@@ -41,7 +41,7 @@ use crate::math::Format;
 use layout::Layout;
 
 /// Bytes of a block unless the packer was told otherwise.
-pub const BLOCK: usize = 256 << 10;
+pub const BLOCK: usize = 1 << 20;
 /// The largest that a block may be.
 pub const LARGEST_BLOCK: usize = 16 << 20;
 

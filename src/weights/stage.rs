@@ -27,6 +27,7 @@ use std::time::Duration;
 use super::pack::Pack;
 use super::residency::{Grant, History, HistoryError, Policy, Residency, Shape};
 use crate::host::arena::{Arena, Region};
+use crate::host::direct::SECTOR;
 use crate::host::drive::{Done, Drive, Fault, Urgency};
 
 pub use fill::Trouble;
@@ -129,15 +130,13 @@ struct Patience {
 const PLACE_BITS: u32 = 24;
 /// Tickets of the trunk have this bit, tickets of slots do not.
 const OF_TRUNK: u64 = 1 << 63;
-/// The disk's blocks and O_DIRECT want it.
-const ALIGN: usize = 4096;
 /// A disk that is silent for so long is worth a word.
 const SILENCE: Duration = Duration::from_secs(2);
 
 /// Bytes of a slot: the largest slab's.
 pub fn slot_bytes(pack: &Pack) -> usize {
     let largest = pack.layers().iter().map(|layer| layer.slab_bytes).max();
-    largest.unwrap_or(0).next_multiple_of(ALIGN)
+    largest.unwrap_or(0).next_multiple_of(SECTOR)
 }
 
 impl Staging {
@@ -155,7 +154,7 @@ impl Staging {
     ) -> Staging {
         let bytes = slot_bytes(&pack);
         let slot = |_| Slot {
-            spare: Some(arena.take(bytes, ALIGN).expect("an arena with room for all slots")),
+            spare: Some(arena.take(bytes, SECTOR).expect("an arena with room for all slots")),
             ..Slot::default()
         };
         let layers = pack.layers();

@@ -148,8 +148,14 @@ pub async fn decode(engine: &mut Engine, asked: Decode, rounds: usize) -> Outcom
         let sessions = (0..batch).map(|seed| session(engine, context, tokens + 1, seed));
         let mut sessions = sessions.collect::<Outcome<Vec<_>>>()?;
         // One that is through with its prompt waits for the others.
-        while let Some(i) = sessions.iter().position(|session| session.answer().is_empty()) {
-            engine.step(&mut [&mut sessions[i]]).await;
+        loop {
+            let without_answer = sessions.iter_mut().filter(|s| s.answer().is_empty());
+            let mut at_prompt: Vec<&mut Session> =
+                without_answer.filter(|s| s.end_reason().is_none()).collect();
+            if at_prompt.is_empty() {
+                break;
+            }
+            engine.step(&mut at_prompt).await;
         }
         let mut all: Vec<&mut Session> = sessions.iter_mut().collect();
         let (before, start) = (engine.meter(), Instant::now());

@@ -9,7 +9,7 @@ use std::thread;
 use tempfile::TempDir;
 
 use super::super::arena::Region;
-use super::super::ring::SECTOR;
+use super::super::direct::SECTOR;
 use super::*;
 
 use Urgency::{Demand, Forecast, Warm};

@@ -1,8 +1,9 @@
 //! The trunk on its way into memory.
 
 use super::fill::{Fill, Trouble};
-use super::{ALIGN, OF_TRUNK, PLACE_BITS, Staging};
+use super::{OF_TRUNK, PLACE_BITS, Staging};
 use crate::host::arena::Arena;
+use crate::host::direct::SECTOR;
 use crate::host::drive::{Done, Drive, Urgency};
 use crate::weights::matrix::Matrix;
 use crate::weights::pack::Pack;
@@ -18,7 +19,7 @@ pub struct Trunk {
 
 /// Bytes a matrix of the trunk takes while it is read, and after.
 pub fn room_of(matrix: &Matrix) -> usize {
-    matrix.panel_bytes().next_multiple_of(ALIGN)
+    matrix.panel_bytes().next_multiple_of(SECTOR)
 }
 
 impl Staging {
@@ -32,7 +33,7 @@ impl Staging {
         trunk.matrices = matrices.to_vec();
         trunk.fills.resize_with(matrices.len(), Fill::default);
         for (i, matrix) in matrices.iter().enumerate().filter(|(_, m)| !m.is_settled()) {
-            let memory = arena.take(room_of(matrix), ALIGN).expect("an arena for the trunk");
+            let memory = arena.take(room_of(matrix), SECTOR).expect("an arena for the trunk");
             let ticket = OF_TRUNK | i as u64;
             let blocks = pack.trunk_blocks(i);
             trunk.fills[i].begin(drive, ticket, memory, blocks, Urgency::Demand);

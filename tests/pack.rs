@@ -307,8 +307,8 @@ fn a_header_is_not_trusted() {
     for (from, to, words) in [
         ("\"rows\":512", "\"rows\":513", "the matrix token_embd.weight"),
         ("\"experts\":8", "\"experts\":9", "the experts of layer 0"),
-        ("\"block\":262144", "\"block\":262145", "a block of 262145 bytes cannot be"),
-        ("\"block\":262144", "\"block\":000000", "header (its sum is right) is damaged"),
+        ("\"block\":1048576", "\"block\":1048577", "a block of 1048577 bytes cannot be"),
+        ("\"block\":1048576", "\"block\":0000000", "header (its sum is right) is damaged"),
         ("\"blocks\":28", "\"blocks\":29", "the number of its blocks"),
         ("\"files\":[\"p\"]", "\"files\":[   ]", "list of files"),
         ("\"what\"", "\"that\"", "header (its sum is right) is damaged"),

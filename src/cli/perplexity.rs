@@ -99,10 +99,6 @@ async fn measure(args: Args, lead: Lead) -> Outcome {
             Some((path, base))
         }
     };
-    let mut save = match &args.save_logits {
-        None => None,
-        Some(path) => Some(npy::Writer::create(path, positions, vocab)?),
-    };
     let trained = model.config.context;
     if args.context > trained {
         note!(
@@ -113,6 +109,10 @@ async fn measure(args: Args, lead: Lead) -> Outcome {
     let wish = Wish { context: Some(args.context), sessions: 1, every_logit: true, afresh: false };
     let mut engine = open::engine(&source, model, &args.compute.how, wish, lead).await?;
     let stop = Stop::on_any()?;
+    let mut save = match &args.save_logits {
+        None => None,
+        Some(path) => Some(npy::Writer::create(path, positions, vocab)?),
+    };
     let watched = io::stderr().is_terminal();
 
     let mut score = Score::default();

@@ -277,6 +277,9 @@ impl Report<'_> {
             Some(rate) => format!("{what} {:.1} {unit}", rate / 1e9),
             None => format!("{what} not measured"),
         };
+        if *rates == Rates::default() {
+            return writeln!(out, "{:<14}not measured: no speeds", "limits");
+        }
         let hint = if rates.disk.is_none() { " (--disk 3.0GB/s)" } else { "" };
         writeln!(
             out,

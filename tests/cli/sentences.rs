@@ -100,7 +100,7 @@ fn what_cannot_be_done() {
         (&["run", "demo"], &["prompt is empty"]),
         (&["run", "demo", "hi", "--logit-bias", "4000000000=1"], &["4000000000", "vocabulary"]),
         (&["run", "demo", "hi", "--context", "1"], &["--context", "trained for"]),
-        (&["run", "demo", "hi", "--context", "1000000000"], &["at most", "--context"]),
+        (&["run", "demo", "hi", "--context", "1000000000"], &["too little", "--context 512 saves"]),
         (&["run", "demo", "hi", "--cores", "100000"], &["--cores 100000", "at most"]),
         (&["logits", "demo", "--tokens", "4000000000", "--out", &out], &["4000000000"]),
         (&["logits", "demo", "--tokens", "@nofile", "--out", &out], &["nofile"]),

@@ -379,6 +379,7 @@ fn a_fleet_reads_on_all_its_shards() {
     let mut fleet = Fleet::new(Mover::open(Kit::new(bench.setup(depth))).unwrap(), vec![line]);
     let (leave, thread) = mate(kit);
     wait_for_movers(&mut fleet, 2);
+    let mut used = Vec::new();
     for round in 0..20 {
         for ticket in 0..60 {
             let offset = 4096 * ((round * 7 + ticket) % 100);
@@ -391,7 +392,9 @@ fn a_fleet_reads_on_all_its_shards() {
             fleet.read(read);
         }
         fleet.turn();
-        assert!(fleet.spread().all(|under_way| under_way > 0), "somebody has nothing to do");
+        // Whether a mover was quicker than this look at it is chance.
+        used.resize(fleet.spread().count(), false);
+        fleet.spread().zip(&mut used).for_each(|(under_way, used)| *used |= under_way > 0);
         fleet.hurry(59, Demand);
         fleet.hurry(57, Warm);
         fleet.give_up(58);
@@ -411,6 +414,7 @@ fn a_fleet_reads_on_all_its_shards() {
             break;
         }
     }
+    assert!(used.iter().all(|used| *used), "somebody has nothing to do");
     assert_eq!((fleet.lost(), fleet.troubles().count()), (0, 0));
     leave.send(()).unwrap();
     thread.join().unwrap();

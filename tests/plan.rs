@@ -367,7 +367,7 @@ fn a_plan_is_one_screen() {
     let _alone = alone();
     for args in [
         &["demo", "--no-limits"][..],
-        &["demo", "--memory", "38MiB", "--disk", "3.0GB/s", "--sessions", "32"],
+        &["demo", "--memory", "96MiB", "--disk", "3.0GB/s", "--sessions", "32"],
         &["demo", "--memory", "50%", "--cores", "1", "--context", "128", "--prefill-chunk", "64"],
         // More than any host has is planned all the same, and said to be.
         &["demo", "--memory", "64T", "--context", "1000000000", "--no-limits"],

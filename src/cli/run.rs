@@ -415,12 +415,12 @@ impl Answer {
             self.prefill_rate(),
             counted(self.tokens.len(), "token"),
             self.gigabytes_per_second(),
-            self.from_disk(),
+            self.of_disk(),
         )
     }
 
     /// Where the experts came from.
-    fn from_disk(&self) -> String {
+    fn of_disk(&self) -> String {
         let Some(hits) = self.reading.hit_rate() else { return String::new() };
         let seconds = self.prefill_seconds + self.decode_seconds;
         let waited = self.reading.waited.as_secs_f64();

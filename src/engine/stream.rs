@@ -16,7 +16,7 @@ use crate::weights::Matrix;
 use crate::weights::home::Home;
 use crate::weights::pack::Pack;
 use crate::weights::residency::{History, Policy};
-use crate::weights::stage::{self, Loss, Notice, Room, Staging, Trouble};
+use crate::weights::stage::{self, Loss, LostTrunk, Notice, Room, Staging, Trouble};
 use crate::weights::trace::{Header, Recorder};
 
 /// What streams, and in how much room.
@@ -86,8 +86,8 @@ impl Engine {
             match staging.trunk_left(&mut **drive) {
                 Ok(0) => break Ok(()),
                 Ok(_) => lead.breathe().await,
-                Err((matrix, trouble)) => {
-                    let what = format!("{}, which every token needs,", matrix.name());
+                Err(LostTrunk { name, trouble }) => {
+                    let what = format!("{name}, which every token needs,");
                     break Err(Error::Lost(sentence(staging.pack(), &what, trouble)));
                 }
             }

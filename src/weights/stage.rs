@@ -33,7 +33,7 @@ use crate::host::drive::{Done, Drive, Fault, Urgency};
 pub use fill::Trouble;
 pub use reading::Reading;
 pub use slots::{Part, Slots};
-pub use trunk::room_of;
+pub use trunk::{LostTrunk, room_of};
 
 use fill::Fill;
 use trunk::Trunk;

@@ -65,7 +65,6 @@ pub fn forecast(
         kernels.rms_norm(from, &layer.ffn_norm, config.norm_eps, part.row_mut(row));
     }
     part.finish(&kernels);
-    drop(whole);
     compute.products(Stage::Forecast, [Product::new(&parts.router, x, To::Buffer(logits))]);
     score.clear();
     score.resize(shape.count, 0.0);

@@ -155,10 +155,10 @@ pub fn combine(compute: &mut Compute, parts: &Experts, scratch: &mut Scratch, hi
             let mut to = Columns::whole(&mut floats, width);
             let weights = Weights::of(&shared.mlp.down);
             product(&kernels, hand, weights, panels, shared_inner, None, &mut to);
-            for row in 0..rows {
+            (0..rows).for_each(|row| {
                 let weight = if shared.gate.is_some() { shared_weight[row] } else { 1.0 };
                 kernels.axpy(weight, to.row(row), sum.row(row));
-            }
+            });
             hand.floats = floats;
         }
         (0..rows).for_each(|row| kernels.add(hidden.row(row), sum.row(row)));

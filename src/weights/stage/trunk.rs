@@ -17,6 +17,13 @@ pub struct Trunk {
     lost: Option<(usize, Trouble)>,
 }
 
+/// A matrix that every token needs and that cannot be read.
+#[derive(Debug)]
+pub struct LostTrunk {
+    pub name: String,
+    pub trouble: Trouble,
+}
+
 /// Bytes a matrix of the trunk takes while it is read, and after.
 pub fn room_of(matrix: &Matrix) -> usize {
     matrix.panel_bytes().next_multiple_of(SECTOR)
@@ -42,12 +49,14 @@ impl Staging {
     }
 
     /// Matrices of the trunk that are not in memory yet, or the one that cannot be read.
-    pub fn trunk_left(&mut self, drive: &mut dyn Drive) -> Result<usize, (Matrix, Trouble)> {
+    pub fn trunk_left(&mut self, drive: &mut dyn Drive) -> Result<usize, LostTrunk> {
         drive.turn();
         self.take_in(drive);
         match self.trunk.lost.take() {
             None => Ok(self.trunk.left),
-            Some((i, trouble)) => Err((self.trunk.matrices[i].clone(), trouble)),
+            Some((i, trouble)) => {
+                Err(LostTrunk { name: self.trunk.matrices[i].name().into(), trouble })
+            }
         }
     }
 }

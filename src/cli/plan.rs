@@ -20,7 +20,7 @@ use crate::plan::{Ask, Enough, Facts, Plan, Rates, Refusal};
 /// Show where every byte of a memory budget goes, and how fast that may be expected to be.
 ///
 /// Reads headers only. Speeds follow from the host's limits, which are measured in a second or
-/// two, and from what part of them this engine reached elsewhere: expect them within a third.
+/// two, and from what part of them this engine reached elsewhere: they are estimates.
 #[derive(clap::Args)]
 pub struct Args {
     /// A GGUF file, a Hugging Face folder, or `demo`

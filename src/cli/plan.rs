@@ -280,14 +280,16 @@ impl Report<'_> {
         if *rates == Rates::default() {
             return writeln!(out, "{:<14}not measured: no speeds", "limits");
         }
-        let hint = if rates.disk.is_none() { " (--disk 3.0GB/s)" } else { "" };
+        let disk = match rates.disk {
+            Some(rate) => format!("disk {:.1} GB/s", rate / 1e9),
+            None => "no --disk given".into(),
+        };
         writeln!(
             out,
-            "{:<14}{}, {}, {}{hint}",
+            "{:<14}{}, {}, {disk}",
             "limits",
             known(rates.memory, "GB/s", "memory"),
             known(rates.arithmetic, "Gop/s a core", "arithmetic"),
-            known(rates.disk, "GB/s", "disk")
         )
     }
 

@@ -110,7 +110,7 @@ fn stream(pack: Pack, way: Way) -> Stream {
 }
 
 fn options(way: Way) -> Options {
-    Options { prefill_chunk: way.chunk, context: Some(128), ..Options::default() }
+    Options { prefill_chunk: way.chunk, context: Some(512), ..Options::default() }
 }
 
 fn prompt(vocab: usize, len: usize, mut seed: u64) -> Vec<u32> {
@@ -137,7 +137,7 @@ fn room_for_experts_changes_no_bit() {
         let packed = Packed::new(name);
         let tokens = prompt(packed.model.config.vocab, 40, 5);
         let resident = packed.fresh(name);
-        let plain = Options { context: Some(128), ..Options::default() };
+        let plain = Options { context: Some(512), ..Options::default() };
         let expected = now(async {
             let mut engine = Engine::new(resident, plain).unwrap();
             logits(&mut engine, &tokens).await.unwrap()
@@ -194,7 +194,7 @@ fn a_long_life_changes_no_bit_and_takes_no_more_memory() {
     };
     let faults = Faults { flip: 60, error: 60, short: 20, stall: 2 };
     let mut engine = simulated(&packed, packed.fresh("synth"), way, 1, faults);
-    let plain = Options { context: Some(128), ..Options::default() };
+    let plain = Options { context: Some(512), ..Options::default() };
     let mut resident = Engine::new(packed.fresh("synth"), plain).unwrap();
     let memory = || memory::resident().map_or(0, |resident| resident.total);
     let (began, mut seed, mut early) = (Instant::now(), 0, 0);
@@ -271,7 +271,7 @@ fn a_bad_disk_changes_no_bit() {
         let packed = Packed::new(name);
         let vocab = packed.model.config.vocab;
         let prompts: Vec<_> = (0..3).map(|i| prompt(vocab, 5 + 9 * i, i as u64)).collect();
-        let plain = Options { context: Some(128), ..Options::default() };
+        let plain = Options { context: Some(512), ..Options::default() };
         let mut resident = Engine::new(packed.fresh(name), plain).unwrap();
         let expected = answers(&mut resident, &prompts, 6);
         let (mut lost, mut whole) = (0, 0);

@@ -1,6 +1,7 @@
 //! Experts that stream from a pack: the same bits in however little memory, and a sentence where a
 //! disk does what disks do.
 
+use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -275,6 +276,7 @@ fn a_bad_disk_changes_no_bit() {
         let mut resident = Engine::new(packed.fresh(name), plain).unwrap();
         let expected = answers(&mut resident, &prompts, 6);
         let (mut lost, mut whole) = (0, 0);
+        let notices = Rc::new(RefCell::new(Vec::new()));
         for seed in 0..150 {
             let faults = match seed % 5 {
                 0 => Faults::default(),
@@ -293,6 +295,8 @@ fn a_bad_disk_changes_no_bit() {
             };
             let model = packed.fresh(name);
             let mut engine = simulated(&packed, model, way, seed, faults);
+            let heard = Rc::clone(&notices);
+            engine.on_notice(move |notice| heard.borrow_mut().push(notice.to_string()));
             let got = answers(&mut engine, &prompts, 6);
             for (i, ((tokens, end), (right, _))) in got.iter().zip(&expected).enumerate() {
                 assert!(right.starts_with(tokens), "seed {seed}, session {i}: {way:?} {faults:?}");
@@ -307,5 +311,9 @@ fn a_bad_disk_changes_no_bit() {
             }
         }
         assert!(whole > 100 && lost > 20, "{name}: {whole} whole, {lost} lost");
+        let notices = notices.borrow();
+        for words in ["the disk has not answered for", "the disk answers again, after"] {
+            assert!(notices.iter().any(|notice| notice.starts_with(words)), "{words}: {notices:?}");
+        }
     }
 }

@@ -56,6 +56,12 @@ struct Report {
 }
 
 pub fn run(args: Args) -> Outcome {
+    if !args.path.exists() {
+        let path = args.path.display();
+        return Err(
+            format!("{path}: there is no such file or folder whose drive to measure").into()
+        );
+    }
     let topology = Topology::read();
     let isa = IsaChoice::Auto.resolve()?;
     let lacks = IsaChoice::Amx.resolve().err().map(|error| error.to_string());

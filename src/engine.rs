@@ -9,7 +9,9 @@
 //! Nothing here holds a model for the length of an answer: a [`Session`] is a state, and
 //! [`Engine::step`] moves any set of sessions forward by one token or one chunk of prompt.
 
+pub mod desk;
 mod pages;
+pub mod scheduler;
 mod session;
 mod step;
 mod stream;

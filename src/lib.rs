@@ -4,7 +4,8 @@
 //!
 //! ```text
 //! floor 6  main.rs, cli   commands: read options, open the model, print
-//! floor 5  plan           where every byte of a memory budget goes, decided before one is read
+//! floor 5  serve          sockets, HTTP, the protocols clients speak; knows no tensors
+//!          plan           where every byte of a memory budget goes, decided before one is read
 //! floor 4  engine         sessions, KV pages, the step that drives a model layer by layer
 //! floor 3  shard          a seat: one pinned thread, its reactor, its rings, its poll order
 //! floor 2  model          what a model is: config, tokenizer, chat template, layers, sampling
@@ -13,8 +14,6 @@
 //!          host           the machine: processors, memory, mapped files, threads that work together
 //! floor 0  base           limits, units
 //! ```
-//!
-//! `serve`, on floor 5, is not built yet.
 //!
 //! Unsafe code lives in `math` and `host` alone.
 
@@ -34,5 +33,7 @@ pub mod shard;
 pub mod engine;
 
 pub mod plan;
+
+pub mod serve;
 
 pub mod cli;

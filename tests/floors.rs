@@ -14,7 +14,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("shard", &["base", "host", "model"]),
     ("engine", &["base", "host", "math", "weights", "model", "shard"]),
     ("plan", &["base", "host", "math", "weights", "model", "engine"]),
-    ("cli", &["base", "host", "math", "weights", "model", "shard", "engine", "plan"]),
+    ("serve", &["base", "host", "model", "shard", "engine"]),
+    ("cli", &["base", "host", "math", "weights", "model", "shard", "engine", "plan", "serve"]),
     // The two roots: one declares the rooms, the other enters the topmost.
     ("lib", &[]),
     ("main", &["cli"]),

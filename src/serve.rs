@@ -1,0 +1,7 @@
+//! Floor 5: the server. A Unix socket, HTTP, and the protocols that clients speak.
+//!
+//! Owns sockets, connections, requests as text and answers as text. Knows no tensor, no page and no
+//! step: it hands token ids in at the engine's desk and writes out what comes back. Imports
+//! `engine`, `shard` (its task queues), `model` (its text side), `host`, `base`.
+
+pub mod reply;

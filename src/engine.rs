@@ -1,20 +1,22 @@
 //! Floor 4: sessions and steps.
 //!
 //! Owns the sequences being written (`session`), the pages that hold their keys and values
-//! (`pages`) and the pass of a batch through all layers (`step`), with experts that stream where
-//! they do not fit (`stream`). Decides nothing about a model's shape, reads no file itself and
-//! starts no thread. Imports `shard`, `model`, `weights`, `math`,
-//! `host`, `base`.
+//! (`kv`), who moves how far in a step (`turn`) with what guesses (`draft`), and the pass of a
+//! batch through all layers (`step`), with experts that stream where they do not fit (`stream`).
+//! Decides nothing about a model's shape, reads no file itself and starts no thread. Imports
+//! `shard`, `model`, `weights`, `math`, `host`, `base`.
 //!
 //! Nothing here holds a model for the length of an answer: a [`Session`] is a state, and
-//! [`Engine::step`] moves any set of sessions forward by one token or one chunk of prompt.
+//! [`Engine::advance`] moves any set of sessions forward by some tokens or a chunk of prompt.
 
 pub mod desk;
-mod pages;
+mod draft;
+mod kv;
 pub mod scheduler;
 mod session;
 mod step;
 mod stream;
+mod turn;
 
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -30,12 +32,15 @@ use crate::model::{KvShape, Model};
 use crate::shard::Lead;
 use crate::weights::home::{Home, room_of};
 
+pub use draft::{Tally, worth};
+pub use kv::Census;
 pub use session::{End, Event, Session, Settings, What};
 pub use step::Meter;
 pub use stream::{PATIENCE, Stream};
+pub use turn::{Done, Turn};
 
 use crate::weights::stage::Notice;
-use pages::{PagePool, PageTable};
+use kv::{PagePool, PageTable};
 use step::{Batch, Step, Store};
 
 #[derive(Debug, thiserror::Error)]
@@ -103,11 +108,19 @@ pub struct Options {
     /// Bytes of weights to keep in memory; `None`: all, or as many as there is memory for. What has
     /// no room is packed again for every use.
     pub room: Option<usize>,
+    /// Whether a session may hold what another has computed of the same beginning.
+    pub share_prefixes: bool,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { isa: IsaChoice::Auto, prefill_chunk: 512, context: None, room: None }
+        Options {
+            isa: IsaChoice::Auto,
+            prefill_chunk: 512,
+            context: None,
+            room: None,
+            share_prefixes: true,
+        }
     }
 }
 
@@ -157,7 +170,7 @@ impl Engine {
             step: Step::new(&model.config, kernels, kv.clone()),
             batch: Batch::default(),
             arena: plan_pages(kv_bytes)?,
-            pool: PagePool::new(pages as u32),
+            pool: PagePool::new(pages as u32, options.share_prefixes),
             sessions_opened: 0,
             listener: Box::new(|_| ()),
             options,
@@ -192,9 +205,14 @@ impl Engine {
         self.context
     }
 
+    pub fn pages(&self) -> Census {
+        self.pool.census()
+    }
+
     /// Pages that no session holds.
     pub fn free_pages(&self) -> usize {
-        self.pool.free()
+        let Census { free, cached, .. } = self.pool.census();
+        free + cached
     }
 
     /// Bytes of all pages.
@@ -226,6 +244,19 @@ impl Engine {
         session.restart(prompt, settings, *self.step.kernels())
     }
 
+    /// Takes a session's pages from it, so that others have room. What it wrote and how it goes on
+    /// stays as it is; full pages can be found again until their room is needed.
+    pub fn park(&mut self, session: &mut Session) {
+        session.park();
+    }
+
+    /// Gives a parked session what is left of its pages, and says how many of its positions are
+    /// computed. It computes the others anew and goes on where it was.
+    pub fn resume(&mut self, session: &mut Session) -> usize {
+        session.look();
+        session.computed()
+    }
+
     fn check_prompt(&self, prompt: &[u32]) -> Result<(), Error> {
         self.check_tokens(prompt)?;
         if prompt.len() >= self.context {
@@ -246,84 +277,6 @@ impl Engine {
             Some(&token) => Err(Error::Token { token, vocab }),
             None => Ok(()),
         }
-    }
-
-    /// Moves every running session forward: by a chunk while its prompt is not computed, then
-    /// token by token. Prompts share the chunk in the order of the sessions; a session that finds
-    /// nothing left of it waits. Paused and ended sessions are left alone. What goes wrong with one
-    /// ends that one. One that finds no free pages waits for others to end; if all wait, the
-    /// youngest ends.
-    pub async fn step(&mut self, sessions: &mut [&mut Session]) -> Vec<Event> {
-        let mut events = Vec::new();
-        let mut chunk = self.options.prefill_chunk;
-        let mut youngest: Option<usize> = None;
-        self.batch.clear();
-        for i in 0..sessions.len() {
-            let session = &mut sessions[i];
-            session.turn = session.take_turn(chunk);
-            let Some(turn) = session.turn.clone() else { continue };
-            if turn.end > self.context {
-                session.turn = None;
-                events.push(session.end(End::ContextFull));
-                continue;
-            }
-            if !session.reserve(turn.end) {
-                session.turn = None;
-                let id = session.id();
-                if youngest.is_none_or(|other| sessions[other].id() < id) {
-                    youngest = Some(i);
-                }
-                continue;
-            }
-            if turn.len() > 1 {
-                chunk -= turn.len();
-            }
-            let pages = self.batch.session(session.pages(), turn.len());
-            for position in turn {
-                let token = session.tokens()[position];
-                let wanted = position + 1 == session.tokens().len();
-                self.batch.push(pages, token, position, wanted);
-            }
-        }
-        if let Err(error) = self.ready().await {
-            self.batch.clear();
-            for session in sessions {
-                if session.turn.take().is_some() {
-                    events.push(session.end(End::Lost(error.to_string())));
-                }
-            }
-            return events;
-        }
-        if self.batch.is_empty() {
-            if let Some(youngest) = youngest {
-                events.push(sessions[youngest].end(End::NoPages));
-            }
-            return events;
-        }
-        let Engine { step, model, store, lead, arena, batch, listener, .. } = self;
-        step.run(model, store, lead, arena.floats_mut(), batch, listener).await;
-        let (logits, spoiled) = step.results();
-        let mut next_logits = logits.chunks_exact_mut(self.model.config.vocab);
-        let mut row = 0;
-        for session in sessions {
-            let Some(turn) = session.turn.take() else { continue };
-            let rows = row..row + turn.len();
-            row = rows.end;
-            if let Some(spoiled) = spoiled.iter().find(|s| rows.contains(&(s.row as usize))) {
-                if turn.end == session.tokens().len() {
-                    next_logits.next();
-                }
-                events.push(session.end(End::Lost(store.sentence(spoiled))));
-                continue;
-            }
-            session.computed_to(turn.end);
-            if turn.end < session.tokens().len() {
-                events.push(session.prefilled());
-            } else if let Some(row) = next_logits.next() {
-                events.extend(session.choose(row));
-            }
-        }
-        events
     }
 
     /// The logits at every position of `tokens`, handed over row by row. The pages are the

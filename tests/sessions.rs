@@ -9,7 +9,13 @@ use penstock::shard::now;
 
 fn engine(context: usize) -> Engine {
     let model = Rc::new(Model::open(&demo::source().unwrap()).unwrap());
-    let options = Options { context: Some(context), prefill_chunk: 16, ..Options::default() };
+    // Each computes its own pages; those that share are in `tests/prefix.rs`.
+    let options = Options {
+        context: Some(context),
+        prefill_chunk: 16,
+        share_prefixes: false,
+        ..Options::default()
+    };
     Engine::new(model, options).unwrap()
 }
 

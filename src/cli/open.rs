@@ -44,7 +44,7 @@ pub struct Wish {
     pub sessions: usize,
     /// Whether the logits behind every prompt token are wanted.
     pub every_logit: bool,
-    /// Without what earlier runs used.
+    /// Without what earlier runs used, or earlier sessions computed.
     pub afresh: bool,
 }
 
@@ -66,6 +66,7 @@ pub async fn engine(
         prefill_chunk: plan.prefill_chunk,
         context: Some(plan.context),
         room: None,
+        share_prefixes: !wish.afresh,
     };
     let pack = match plan.slabs {
         0 => None,

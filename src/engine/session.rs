@@ -4,7 +4,8 @@ use std::ops::Range;
 use std::rc::Rc;
 
 use super::Error;
-use super::pages::PageTable;
+use super::draft::{Tally, propose};
+use super::kv::PageTable;
 use crate::math::Kernels;
 use crate::model::channels::{Channels, Voice};
 use crate::model::sampling::{Choice, SampleError, Sampler, SamplingParams, StopMatcher};
@@ -69,8 +70,8 @@ enum State {
     Ended(End),
 }
 
-/// A sequence being written. It may be advanced, paused, cancelled or dropped at any token; its
-/// pages go back when it is dropped.
+/// A sequence being written. It may be advanced, paused, parked, cancelled or dropped at any token;
+/// its pages go back when it is dropped.
 pub struct Session {
     id: u64,
     /// Prompt and answer.
@@ -78,13 +79,19 @@ pub struct Session {
     prompt: usize,
     /// Positions whose keys and values are in the pages.
     computed: usize,
+    /// The most that `computed` ever was: what is below was computed before, and lost.
+    reached: usize,
+    /// Positions that this request had not to compute.
+    shared: usize,
     pages: PageTable,
     settings: Settings,
     sampler: Sampler,
     text: Option<TextStream>,
     state: State,
-    /// Positions it computes in the step under way.
+    tally: Tally,
+    /// Positions it computes in the step under way, and what it guesses to come after them.
     pub(super) turn: Option<Range<usize>>,
+    drafts: Vec<u32>,
 }
 
 impl Session {
@@ -100,12 +107,16 @@ impl Session {
             tokens: Vec::new(),
             prompt: 0,
             computed: 0,
+            reached: 0,
+            shared: 0,
             pages,
             sampler: Sampler::new(settings.sampling.clone(), kernels)?,
             text: None,
             settings: Settings::default(),
             state: State::Paused,
+            tally: Tally::default(),
             turn: None,
+            drafts: Vec::new(),
         };
         session.restart(prompt, settings, kernels)?;
         Ok(session)
@@ -122,13 +133,15 @@ impl Session {
         self.settings = settings;
         let same = self.tokens.iter().zip(&prompt).take_while(|(a, b)| a == b).count();
         // The last prompt token is always computed anew: its logits are what the answer needs.
-        self.computed = self.computed.min(same).min(prompt.len() - 1);
-        self.pages.truncate(self.computed);
+        self.computed = self.pages.truncate(self.computed.min(same).min(prompt.len() - 1));
+        (self.reached, self.shared) = (self.computed, self.computed);
         self.prompt = prompt.len();
         self.tokens = prompt;
+        self.tally = Tally::default();
         self.text =
             self.settings.tokenizer.clone().map(|t| TextStream::new(t, &self.settings.stop));
         self.state = State::Running;
+        self.look();
         Ok(())
     }
 
@@ -144,6 +157,22 @@ impl Session {
     /// What was written so far.
     pub fn answer(&self) -> &[u32] {
         &self.tokens[self.prompt..]
+    }
+
+    /// Positions whose keys and values are there.
+    pub fn computed(&self) -> usize {
+        self.computed
+    }
+
+    /// Positions of the prompt that this request did not have to compute, since an earlier one, or
+    /// another at the same time, had.
+    pub fn shared(&self) -> usize {
+        self.shared
+    }
+
+    /// How its guesses did.
+    pub fn drafted(&self) -> &Tally {
+        &self.tally
     }
 
     pub fn end_reason(&self) -> Option<&End> {
@@ -182,39 +211,102 @@ impl Session {
         self.pages.reserve(len)
     }
 
-    /// What the session computes next, of a prompt at most `chunk` positions; `None` if it does
-    /// not run, or waits for its prompt's turn.
-    pub(super) fn take_turn(&self, chunk: usize) -> Option<Range<usize>> {
+    /// Gives all its pages up.
+    pub(super) fn park(&mut self) {
+        self.computed = self.pages.truncate(0);
+    }
+
+    /// Looks for pages that hold what it would have to compute.
+    pub(super) fn look(&mut self) {
+        let before_last = &self.tokens[..self.tokens.len() - 1];
+        self.computed = self.pages.find(before_last, self.computed);
+        self.shared += self.computed.saturating_sub(self.reached);
+        self.reached = self.reached.max(self.computed);
+    }
+
+    /// What the session computes next: its last token, or at most `chunk` positions of what is
+    /// missing before it; `None` if it does not run, or waits for its prompt's turn.
+    pub(super) fn take_turn(&mut self, chunk: usize) -> Option<Range<usize>> {
+        self.turn = None;
+        self.drafts.clear();
+        if self.state != State::Running {
+            return None;
+        }
+        self.look();
         let left = self.tokens.len() - self.computed;
         let take = if left == 1 { 1 } else { left.min(chunk) };
-        (self.state == State::Running && take > 0).then(|| self.computed..self.computed + take)
+        self.turn = (take > 0).then(|| self.computed..self.computed + take);
+        self.turn.clone()
     }
 
-    pub(super) fn computed_to(&mut self, position: usize) {
+    /// Guesses at most `most` tokens that may come after its last one, none of them beyond the end
+    /// of the answer or of a context of `context` positions.
+    pub(super) fn draft(&mut self, most: usize, context: usize) {
+        let room = context.saturating_sub(self.tokens.len());
+        let left =
+            self.settings.max_tokens.map_or(usize::MAX, |max| max - self.answer().len().min(max));
+        // The model's own choice is a token too.
+        let most = most.min(room).min(left.saturating_sub(1));
+        propose(&self.tokens, most, &mut self.drafts);
+        if !self.pages.reserve(self.tokens.len() + self.drafts.len()) {
+            self.drafts.clear();
+        }
+    }
+
+    pub(super) fn drafts(&self) -> &[u32] {
+        &self.drafts
+    }
+
+    /// The positions of its turn are computed. Says so, if they are of the prompt and new.
+    pub(super) fn computed_to(&mut self, position: usize) -> Option<Event> {
+        let news = position > self.reached && position < self.prompt;
         self.computed = position;
+        self.reached = self.reached.max(position);
+        self.pages.register(&self.tokens[..position]);
+        news.then(|| self.event(What::Prefilled { done: position, total: self.prompt }))
     }
 
-    pub(super) fn prefilled(&self) -> Event {
-        self.event(What::Prefilled { done: self.computed, total: self.prompt })
+    /// Writes on: a token by the logits behind its last one, and further ones as long as each is
+    /// what was guessed, so that the logits behind the guess are those behind the token.
+    pub(super) fn write<'a>(
+        &mut self,
+        logits: impl Iterator<Item = &'a [f32]>,
+        events: &mut Vec<Event>,
+    ) -> usize {
+        let (before, drafted) = (self.tokens.len(), self.drafts.len());
+        let mut accepted = 0;
+        for behind in logits {
+            self.choose(behind, events);
+            let guess = self.drafts.get(accepted);
+            if self.end_reason().is_some() || guess != self.tokens.last() {
+                break;
+            }
+            accepted += 1;
+        }
+        self.tally.note(drafted, accepted);
+        if accepted > 0 {
+            self.computed_to(self.computed + accepted);
+        }
+        self.tokens.len() - before
     }
 
     /// Draws the next token from its logits and decides whether the answer goes on.
-    pub(super) fn choose(&mut self, logits: &[f32]) -> Vec<Event> {
+    fn choose(&mut self, logits: &[f32], events: &mut Vec<Event>) {
         let position = self.tokens.len() as u64;
         let choice = match self.sampler.sample(logits, &self.tokens, position) {
             Ok(choice) => choice,
-            Err(error) => return vec![self.end(End::Failed(error))],
+            Err(error) => return events.push(self.end(End::Failed(error))),
         };
         let token = choice.id;
         self.tokens.push(token);
         if !self.settings.ignore_end && self.is_end(token) {
-            return vec![self.end(End::Text)];
+            return events.push(self.end(End::Text));
         }
         let (text, voice, stopped) = match &mut self.text {
             Some(stream) => stream.push(token),
             None => (String::new(), Voice::Answer, false),
         };
-        let mut events = vec![self.event(What::Token { choice, text, voice })];
+        events.push(self.event(What::Token { choice, text, voice }));
         if stopped {
             // The rest of the stop string is not part of the answer.
             self.text = None;
@@ -222,7 +314,6 @@ impl Session {
         } else if self.settings.max_tokens.is_some_and(|max| self.answer().len() >= max) {
             events.push(self.end(End::Length));
         }
-        events
     }
 
     fn is_end(&self, token: u32) -> bool {

@@ -51,7 +51,8 @@ impl Batch {
         self.prompt = 0;
     }
 
-    /// Begins so many rows of a session with these pages.
+    /// Begins the rows of a session with these pages. More than one that are to be computed, not
+    /// guessed, are of a prompt.
     pub fn session(&mut self, pages: &[u32], rows: usize) -> usize {
         let at = self.pages.len();
         if rows > 1 {

@@ -1,0 +1,655 @@
+//! A model of the engine and its clients, in virtual time, that checks every rule of the scheduler
+//! at every step.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use penstock::base::limits::PAGE;
+use penstock::engine::scheduler::{
+    Arrival, Batching, DRAFT_ROWS, Done, LEAST_CHUNK, Limits, PASSES, Pages, Priority, Scheduler,
+    Speed, StepPlan, Turn, Turned,
+};
+
+pub struct Rng(pub u64);
+
+impl Rng {
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    pub fn unit(&mut self) -> f64 {
+        (self.next() >> 11) as f64 / (1u64 << 53) as f64
+    }
+
+    pub fn below(&mut self, n: usize) -> usize {
+        (self.unit() * n as f64) as usize
+    }
+
+    pub fn chance(&mut self, p: f64) -> bool {
+        self.unit() < p
+    }
+
+    /// Exponential, with mean 1.
+    pub fn wait(&mut self) -> f64 {
+        -(1.0 - self.unit()).ln()
+    }
+}
+
+pub fn secs(seconds: f64) -> Duration {
+    Duration::from_secs_f64(seconds.max(0.0))
+}
+
+pub fn ms(n: u64) -> Duration {
+    Duration::from_millis(n)
+}
+
+/// What is asked for, and what will become of it.
+#[derive(Clone)]
+pub struct Ask {
+    pub at: Duration,
+    pub arrival: Arrival,
+    /// Tokens it will write unless it is cancelled.
+    pub answer: usize,
+    pub cancel: Option<Duration>,
+    /// Its prompt begins like those of others: which, and how many pages are common.
+    pub group: usize,
+    pub common: usize,
+}
+
+#[derive(Clone)]
+pub struct World {
+    pub seed: u64,
+    pub limits: Limits,
+    pub pages: usize,
+    /// Seconds of any step, of a row, of a token of prompt, and how curved the latter two are.
+    pub cost: (f64, f64, f64, f64),
+    pub noise: f64,
+    pub storms: bool,
+    /// First guesses are wrong by this factor.
+    pub guess: f64,
+}
+
+impl World {
+    pub fn new(seed: u64) -> World {
+        World {
+            seed,
+            limits: Limits {
+                running: 16,
+                waiting: 200,
+                chunk: 512,
+                context: 10_240,
+                stall: ms(200),
+                form: ms(50),
+                age: Duration::from_secs(10),
+                sequential: false,
+            },
+            pages: 4_000,
+            cost: (0.010, 0.002, 0.0008, 1.0),
+            noise: 0.1,
+            storms: false,
+            guess: 1.0,
+        }
+    }
+
+    pub fn took(&self, rows: usize, tokens: usize) -> f64 {
+        let (base, row, token, curve) = self.cost;
+        let curved = |n: usize, each: f64| each * (n as f64).powf(curve);
+        base + curved(rows, row) + curved(tokens, token)
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fate {
+    Finished,
+    Expired,
+    Cancelled,
+    Full,
+    Late,
+    TooLong,
+    Stuck,
+}
+
+/// A request inside.
+struct Live {
+    ask: Ask,
+    computed: usize,
+    written: usize,
+    running: bool,
+    begun: Option<Duration>,
+    expected: Duration,
+    first: Option<Duration>,
+    preempted: u32,
+    /// What the cache may have of it.
+    left_behind: usize,
+}
+
+#[derive(Default)]
+pub struct Report {
+    pub fates: BTreeMap<Fate, usize>,
+    /// Of each request with a first token: priority, estimated and real time to it, preempted?
+    pub firsts: Vec<(Priority, f64, f64, bool)>,
+    pub begun_after: Vec<(Priority, f64)>,
+    pub most_preempted: u32,
+    pub steps: usize,
+    /// Sessions that steps might have, step by step.
+    pub batches: Vec<usize>,
+    pub ended_at: BTreeMap<u64, Duration>,
+    pub most_asks: usize,
+}
+
+impl Report {
+    pub fn count(&self, fate: Fate) -> usize {
+        self.fates.get(&fate).copied().unwrap_or(0)
+    }
+}
+
+struct Sim {
+    world: World,
+    rng: Rng,
+    scheduler: Scheduler,
+    now: Duration,
+    asks: VecDeque<Ask>,
+    cancels: BTreeSet<(Duration, u64)>,
+    live: BTreeMap<u64, Live>,
+    running: Vec<u64>,
+    /// Those that wait: high ones and others, by the order they may not be overtaken in.
+    queues: [BTreeSet<(i64, u64)>; 2],
+    passed: u32,
+    storm_until: Duration,
+    storm_next: Duration,
+    last_begun: u64,
+    report: Report,
+    plan: StepPlan,
+}
+
+impl Sim {
+    fn new(world: World, asks: Vec<Ask>) -> Sim {
+        let (base, row, token, _) = world.cost;
+        let g = world.guess;
+        let speed = Speed::new(secs(base * g), secs(row * g), secs(token * g));
+        Sim {
+            scheduler: Scheduler::new(world.limits, speed),
+            rng: Rng(world.seed ^ 0xabcd),
+            now: Duration::ZERO,
+            asks: asks.into(),
+            cancels: BTreeSet::new(),
+            live: BTreeMap::new(),
+            running: vec![],
+            queues: Default::default(),
+            passed: 0,
+            storm_until: Duration::ZERO,
+            storm_next: secs(20.0),
+            last_begun: 0,
+            report: Report::default(),
+            plan: StepPlan::default(),
+            world,
+        }
+    }
+
+    /// Pages in use: those of a common beginning count once.
+    fn used(&self) -> usize {
+        let mut common: [usize; 8] = [0; 8];
+        let mut own = 0;
+        for id in &self.running {
+            let live = &self.live[id];
+            let held = live.computed.div_ceil(PAGE);
+            let of_group = held.min(live.ask.common);
+            common[live.ask.group] = common[live.ask.group].max(of_group);
+            own += held - of_group;
+        }
+        own + common.iter().sum::<usize>()
+    }
+
+    fn pages(&self) -> Pages {
+        let used = self.used();
+        assert!(used <= self.world.pages, "{used} pages are in use");
+        Pages { total: self.world.pages, free: self.world.pages - used }
+    }
+
+    /// What a request weighs against others of its class, without its head start.
+    fn key(&self, live: &Live) -> (usize, (i64, u64)) {
+        let arrival = &live.ask.arrival;
+        let age = self.world.limits.age.as_nanos() as i64;
+        let below = usize::from(arrival.priority != Priority::High);
+        let at = live.ask.at.as_nanos() as i64 - arrival.priority as i64 * age;
+        (below, (at, arrival.id))
+    }
+
+    fn queue(&mut self, id: u64) {
+        let (class, key) = self.key(&self.live[&id]);
+        assert!(self.queues[class].insert(key));
+    }
+
+    fn unqueue(&mut self, id: u64) {
+        let (class, key) = self.key(&self.live[&id]);
+        assert!(self.queues[class].remove(&key), "{id} does not wait");
+    }
+
+    fn end(&mut self, id: u64, fate: Fate) {
+        let live = self.live.remove(&id).expect("it ends once");
+        if let Some(at) = live.ask.cancel {
+            self.cancels.remove(&(at, id));
+        }
+        self.running.retain(|other| *other != id);
+        *self.report.fates.entry(fate).or_default() += 1;
+        self.report.most_preempted = self.report.most_preempted.max(live.preempted);
+        assert!(self.report.ended_at.insert(id, self.now).is_none());
+        if let Some(first) = live.first {
+            let real = (first - live.ask.at).as_secs_f64();
+            let priority = live.ask.arrival.priority;
+            let estimate = live.expected.as_secs_f64();
+            self.report.firsts.push((priority, estimate, real, live.preempted > 0));
+        }
+    }
+
+    /// Arrivals and cancellations until `until`.
+    fn happen(&mut self, until: Duration) {
+        loop {
+            let arrives = self.asks.front().map_or(Duration::MAX, |ask| ask.at);
+            let leaves = self.cancels.first().map_or(Duration::MAX, |(at, _)| *at);
+            if arrives.min(leaves) > until {
+                break;
+            }
+            self.now = self.now.max(arrives.min(leaves));
+            if arrives <= leaves {
+                let ask = self.asks.pop_front().unwrap();
+                self.arrive(ask);
+            } else {
+                let (_, id) = self.cancels.pop_first().unwrap();
+                self.scheduler.leave(self.now, id);
+                if !self.live[&id].running {
+                    self.unqueue(id);
+                }
+                self.end(id, Fate::Cancelled);
+            }
+        }
+        self.now = self.now.max(until);
+    }
+
+    fn arrive(&mut self, ask: Ask) {
+        let id = ask.arrival.id;
+        let waiting = self.queues.iter().map(BTreeSet::len).sum::<usize>();
+        let pages = self.pages();
+        let expected = match self.scheduler.arrive(ask.at, ask.arrival, pages) {
+            Ok(expected) => expected,
+            Err(turned) => {
+                let fate = match turned {
+                    Turned::Full { waiting: told, retry_after } => {
+                        assert!(told <= waiting && told > 0 && retry_after > Duration::ZERO);
+                        assert!(told <= self.world.limits.waiting);
+                        Fate::Full
+                    }
+                    Turned::Late { expected, limit, retry_after } => {
+                        assert!(expected > limit && retry_after > Duration::ZERO);
+                        assert_eq!(Some(limit), ask.arrival.max_wait);
+                        Fate::Late
+                    }
+                    Turned::TooLong => {
+                        let prompt = ask.arrival.prompt + 1;
+                        let room = self.world.limits.context.min(self.world.pages * PAGE);
+                        assert!(prompt > room);
+                        Fate::TooLong
+                    }
+                };
+                *self.report.fates.entry(fate).or_default() += 1;
+                assert!(self.report.ended_at.insert(id, self.now).is_none());
+                return;
+            }
+        };
+        if let Some(at) = ask.cancel {
+            self.cancels.insert((at, id));
+        }
+        let live = Live {
+            ask,
+            computed: 0,
+            written: 0,
+            running: false,
+            begun: None,
+            expected,
+            first: None,
+            preempted: 0,
+            left_behind: 0,
+        };
+        assert!(self.live.insert(id, live).is_none());
+        self.queue(id);
+    }
+
+    /// One leaves the queue: nobody who may not be overtaken is.
+    fn begin(&mut self, id: u64) {
+        self.unqueue(id);
+        let (class, (at, _)) = self.key(&self.live[&id]);
+        let limits = &self.world.limits;
+        let age = limits.age.as_nanos() as i64;
+        if limits.sequential {
+            let first = self.queues.iter().flatten().map(|(_, other)| *other).min();
+            assert!(self.running.is_empty() && first.is_none_or(|first| first > id));
+            assert!(self.last_begun < id);
+            self.last_begun = id;
+        } else {
+            let oldest = self.queues[class].first().map_or(i64::MAX, |(at, _)| *at);
+            assert!(
+                at - age / 2 <= oldest,
+                "{id} overtakes by {} s",
+                (at - oldest) / 1_000_000_000
+            );
+            let risen = self.queues[1]
+                .first()
+                .is_some_and(|(at, _)| *at <= self.now.as_nanos() as i64 - 2 * age);
+            if class == 1 {
+                self.passed = 0;
+            } else if risen {
+                self.passed += 1;
+                let kept = self.scheduler.load(self.now).kept;
+                let full = kept >= (limits.running / 4).max(1);
+                assert!(self.passed <= PASSES || full, "passed {} times", self.passed);
+                if full {
+                    self.passed = self.passed.min(PASSES);
+                }
+            }
+        }
+        let now = self.now;
+        self.running.push(id);
+        let free = self.pages().free;
+        let live = self.live.get_mut(&id).unwrap();
+        live.running = true;
+        if live.begun.is_none() {
+            live.begun = Some(now);
+            let waited = (now - live.ask.at).as_secs_f64();
+            self.report.begun_after.push((live.ask.arrival.priority, waited));
+        }
+        // The cache has some of what it left behind, and perhaps the common beginning.
+        let target = live.ask.arrival.prompt + live.written;
+        let has = (live.left_behind as f64 * self.rng.unit()) as usize;
+        let has = has.max(if self.rng.chance(0.8) { live.ask.common * PAGE } else { 0 });
+        live.computed = (has / PAGE).min((target - 1) / PAGE).min(free) * PAGE;
+        self.scheduler.resumed(id, live.computed);
+    }
+
+    fn preempt(&mut self, id: u64) {
+        let at = self.running.iter().position(|other| *other == id).expect("it runs");
+        self.running.remove(at);
+        let live = self.live.get_mut(&id).unwrap();
+        live.left_behind = live.computed;
+        live.computed = 0;
+        live.running = false;
+        live.preempted += 1;
+        assert!(!self.world.limits.sequential);
+        self.queue(id);
+    }
+
+    /// Plans until there are turns or nothing to do.
+    fn ask(&mut self) {
+        let mut asks = 0;
+        loop {
+            asks += 1;
+            assert!(asks <= 4 * self.world.limits.running + 8, "plans for ever");
+            let pages = self.pages();
+            let mut plan = std::mem::take(&mut self.plan);
+            self.scheduler.plan(self.now, pages, &mut plan);
+            for &id in &plan.expired {
+                let live = &self.live[&id];
+                assert!(live.begun.is_none());
+                assert!(self.now - live.ask.at >= live.ask.arrival.max_wait.unwrap());
+                self.unqueue(id);
+                self.end(id, Fate::Expired);
+            }
+            for &id in &plan.stuck {
+                assert_eq!(self.running, [id]);
+                self.end(id, Fate::Stuck);
+            }
+            for &id in &plan.preempt {
+                self.preempt(id);
+            }
+            for &id in &plan.begin {
+                self.begin(id);
+            }
+            let again = plan.again;
+            assert!(!again || plan.turns.is_empty());
+            self.plan = plan;
+            if !again {
+                break;
+            }
+        }
+        self.report.most_asks = self.report.most_asks.max(asks);
+        self.check_plan();
+    }
+
+    fn check_plan(&self) {
+        let (plan, limits) = (&self.plan, &self.world.limits);
+        assert!(self.running.len() <= limits.running);
+        if plan.turns.is_empty() {
+            // Idle: nobody runs, and who waits does so for company, and not for long.
+            assert!(self.running.is_empty(), "{} run and none has a turn", self.running.len());
+            let waiting = self.live.len();
+            for live in self.live.values() {
+                assert_eq!(live.ask.arrival.batching, Batching::Enable, "idle with {waiting}");
+                assert!(self.now < live.ask.at + limits.form && !limits.sequential);
+            }
+            assert!(waiting == 0 || plan.idle_until.is_some_and(|until| until > self.now));
+            assert!(waiting < limits.running || waiting == 0);
+            return;
+        }
+        let (mut rows, mut tokens, mut pages) = (0, 0, 0);
+        let mut ids = BTreeSet::new();
+        for &Turn { id, tokens: n, drafts } in &plan.turns {
+            assert!(ids.insert(id));
+            let live = &self.live[&id];
+            let left = live.ask.arrival.prompt + live.written - live.computed;
+            assert!(live.running && n >= 1 && n <= left, "{n} of {left}");
+            assert!(drafts == 0 || left == 1);
+            let end = live.computed + n + drafts;
+            assert!(end <= limits.context);
+            pages += end.div_ceil(PAGE) - live.computed.div_ceil(PAGE);
+            if left == 1 {
+                rows += 1 + drafts
+            } else {
+                tokens += n
+            }
+            let alone = live.ask.arrival.batching == Batching::Disable && !limits.sequential;
+            assert!(!alone || plan.turns.len() == 1, "{id} asked to be alone");
+            assert!(plan.turns.len() * (1 + drafts) <= DRAFT_ROWS || drafts == 0);
+        }
+        assert!(pages <= self.world.pages - self.used(), "more pages than are free");
+        assert!(tokens <= limits.chunk);
+        assert!(plan.turns.len() <= limits.running);
+        let writes = |id: &u64| {
+            let live = &self.live[id];
+            live.computed + 1 == live.ask.arrival.prompt + live.written
+        };
+        if tokens > 0 && self.running.iter().any(writes) {
+            let least = self.scheduler.speed().predict(rows, LEAST_CHUNK.min(limits.chunk));
+            assert!(plan.expected <= limits.stall.max(least), "{:?} is a stall", plan.expected);
+        }
+    }
+
+    fn slow(&mut self) -> f64 {
+        if !self.world.storms {
+            return 1.0;
+        }
+        if self.now >= self.storm_next {
+            self.storm_until = self.now + secs(0.3 + 8.0 * self.rng.wait());
+            self.storm_next = self.storm_until + secs(40.0 * self.rng.wait());
+        }
+        if self.now < self.storm_until { 3.0 + 10.0 * self.rng.unit() } else { 1.0 }
+    }
+
+    fn step(&mut self) {
+        let turns = std::mem::take(&mut self.plan.turns);
+        let (mut rows, mut tokens) = (0, 0);
+        for turn in &turns {
+            if turn.tokens == 1 { rows += 1 + turn.drafts } else { tokens += turn.tokens }
+        }
+        let noise = 1.0 + self.world.noise * (2.0 * self.rng.unit() - 1.0);
+        let took = secs(self.world.took(rows, tokens) * noise * self.slow());
+        // Pages are taken before the step is over.
+        let before = self.now;
+        self.happen(before + took);
+        let mut done = vec![];
+        let mut ended = vec![];
+        for turn in &turns {
+            // It may have left in the meantime.
+            let Some(live) = self.live.get_mut(&turn.id) else {
+                continue;
+            };
+            live.computed += turn.tokens;
+            let target = live.ask.arrival.prompt + live.written;
+            let mut written = 0;
+            if live.computed == target {
+                let accepted = self.rng.below(turn.drafts + 1);
+                let left = live.ask.answer - live.written;
+                written = (1 + accepted).min(left);
+                live.computed += written - 1;
+                live.written += written;
+                if live.first.is_none() {
+                    live.first = Some(self.now);
+                }
+            }
+            let full = live.ask.arrival.prompt + live.written > self.world.limits.context;
+            let over = live.written == live.ask.answer || full;
+            let (id, computed, drafted) = (turn.id, live.computed, turn.drafts);
+            done.push(Done { id, computed, written, drafted, ended: over });
+            if over {
+                ended.push(id);
+            }
+        }
+        self.scheduler.stepped(self.now, took, &done);
+        self.pages();
+        for id in ended {
+            self.end(id, Fate::Finished);
+        }
+        self.plan.turns = turns;
+        self.report.steps += 1;
+        self.report.batches.push(self.scheduler.load(self.now).batch);
+    }
+
+    fn run(mut self) -> Report {
+        let asked = self.asks.len();
+        loop {
+            self.happen(self.now);
+            self.ask();
+            if !self.plan.turns.is_empty() {
+                self.step();
+                continue;
+            }
+            let next = self.asks.front().map(|ask| ask.at);
+            let cancel = self.cancels.first().map(|(at, _)| *at);
+            let times = [self.plan.idle_until, next, cancel];
+            let Some(until) = times.into_iter().flatten().min() else {
+                break;
+            };
+            self.happen(until);
+        }
+        assert!(self.live.is_empty() && self.running.is_empty());
+        assert_eq!(self.report.fates.values().sum::<usize>(), asked);
+        assert_eq!(self.report.ended_at.len(), asked);
+        let load = self.scheduler.load(self.now);
+        assert_eq!((load.running, load.waiting, load.kept), (0, 0, 0));
+        self.report
+    }
+}
+
+/// Runs it, and names the seed if it fails.
+pub fn run(world: World, asks: Vec<Ask>) -> Report {
+    let seed = world.seed;
+    let sim = std::panic::AssertUnwindSafe(|| Sim::new(world, asks).run());
+    match std::panic::catch_unwind(sim) {
+        Ok(report) => report,
+        Err(panic) => {
+            eprintln!("seed {seed}");
+            std::panic::resume_unwind(panic);
+        }
+    }
+}
+
+pub fn ask(id: u64, at: Duration, priority: Priority, prompt: usize, answer: usize) -> Ask {
+    let arrival = Arrival {
+        id,
+        priority,
+        batching: Batching::Auto,
+        prompt,
+        shared: 0,
+        most: None,
+        max_wait: None,
+    };
+    Ask { at, arrival, answer, cancel: None, group: 0, common: 0 }
+}
+
+/// A mix of everything, at so many times what the world can do.
+pub fn crowd(world: &World, count: usize, load: f64, longest: (usize, usize)) -> Vec<Ask> {
+    let mut rng = Rng(world.seed);
+    let mut asks: Vec<Ask> = vec![];
+    let slots = if world.limits.sequential { 1 } else { world.limits.running };
+    let row = world.took(slots, 0) / slots as f64;
+    let token = world.took(0, world.limits.chunk) / world.limits.chunk as f64;
+    let mut at = 0.0;
+    for id in 1..=count as u64 {
+        let size = |rng: &mut Rng, most: usize| match rng.below(100) {
+            0 => 1 + rng.below(most),
+            1..20 => 1 + rng.below(most.min(400)),
+            _ => 1 + rng.below(most.min(20)),
+        };
+        let (mut prompt, answer) = (size(&mut rng, longest.0), size(&mut rng, longest.1));
+        if rng.chance(0.5) {
+            prompt = (prompt + rng.below(120)).min(longest.0);
+        }
+        // Bursts: some come together.
+        if !rng.chance(0.3) {
+            at += rng.wait() * (answer as f64 * row + prompt as f64 * token) / load / 0.7;
+        }
+        let priority = [Priority::Low, Priority::Medium, Priority::High][rng.below(3)];
+        let mut ask = ask(id, secs(at), priority, prompt, answer);
+        ask.arrival.batching = match rng.below(10) {
+            0..6 => Batching::Auto,
+            6..9 => Batching::Enable,
+            _ => Batching::Disable,
+        };
+        ask.group = rng.below(8);
+        ask.common = if rng.chance(0.3) { rng.below(prompt.div_ceil(PAGE)).min(20) } else { 0 };
+        ask.arrival.shared = if rng.chance(0.5) { ask.common * PAGE } else { rng.below(prompt) };
+        if rng.chance(0.5) {
+            ask.arrival.most = Some(answer + if rng.chance(0.5) { 0 } else { rng.below(500) });
+        }
+        if rng.chance(0.2) {
+            ask.arrival.max_wait = Some(secs(5.0 * rng.wait()));
+        }
+        if rng.chance(0.1) {
+            ask.cancel = Some(ask.at + secs(4.0 * rng.wait()));
+        }
+        asks.push(ask);
+    }
+    asks
+}
+
+pub fn percentile(mut values: Vec<f64>, part: f64) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values
+        .get(((values.len() as f64 * part) as usize).min(values.len().max(1) - 1))
+        .copied()
+        .unwrap_or(0.0)
+}
+
+/// What is printed of a crowd (`--nocapture`).
+pub fn tell(name: &str, seed: u64, report: &Report) {
+    let waited = |p| {
+        let of: Vec<f64> = report.begun_after.iter().filter(|b| b.0 == p).map(|b| b.1).collect();
+        format!("{:.1}/{:.1}", percentile(of.clone(), 0.99), percentile(of, 1.0))
+    };
+    let good = |f: &&(Priority, f64, f64, bool)| f.1 <= 2.0 * f.2 && f.2 <= 2.0 * f.1;
+    println!(
+        "{name} {seed}: {} steps, {:?}, waited p99/max s: high {} medium {} low {}; preempted {}, \
+         asks {}, estimates within 2x {:.0}%",
+        report.steps,
+        report.fates,
+        waited(Priority::High),
+        waited(Priority::Medium),
+        waited(Priority::Low),
+        report.most_preempted,
+        report.most_asks,
+        100.0 * report.firsts.iter().filter(good).count() as f64
+            / report.firsts.len().max(1) as f64
+    );
+}

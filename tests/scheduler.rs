@@ -1,84 +1,23 @@
 //! The scheduler in virtual time: more than a million requests of every kind against a model of
 //! the engine, and single promises one by one. A failure names its seed.
 
+#[path = "scheduler/crowds.rs"]
+mod crowds;
+#[path = "scheduler/desk.rs"]
+mod desk;
+#[path = "scheduler/kinds.rs"]
+mod kinds;
 #[path = "scheduler/world.rs"]
 mod world;
 
 use std::time::Duration;
 
-use penstock::base::limits::PAGE;
-use penstock::engine::scheduler::{
-    Batching, Done, Limits, Pages, Priority, Scheduler, Speed, StepPlan, Turned,
-};
+use penstock::engine::scheduler::{Batching, Limits, Priority, Scheduler, Speed, Turned};
 
-use world::{Ask, Fate, Report, Rng, World, ask, crowd, ms, percentile, run, secs, tell};
-
-/// Runs crowds of one kind of world.
-fn crowds(
-    name: &str,
-    seeds: u64,
-    count: usize,
-    load: f64,
-    longest: (usize, usize),
-    shape: fn(&mut World, &mut Rng),
-) {
-    for seed in 0..seeds {
-        let seed = seed * 1_000_003 + name.len() as u64;
-        let mut world = World::new(seed);
-        shape(&mut world, &mut Rng(seed ^ 77));
-        let asks = crowd(&world, count, load, longest);
-        let report = run(world, asks);
-        tell(name, seed, &report);
-        assert_eq!(report.count(Fate::Stuck), 0);
-        assert!(report.count(Fate::Finished) > count / 10);
-    }
-}
-
-#[test]
-fn a_crowd_within_capacity() {
-    crowds("calm", 5, 40_000, 0.6, (8_000, 2_000), |_, _| ());
-}
-
-#[test]
-fn a_crowd_beyond_capacity() {
-    crowds("full", 5, 50_000, 2.0, (8_000, 2_000), |world, rng| {
-        world.limits.age = secs(1.0 + 20.0 * rng.unit());
-        world.limits.waiting = 1 + rng.below(500);
-    });
-}
-
-#[test]
-fn a_crowd_with_few_pages() {
-    crowds("tight", 5, 40_000, 1.2, (500, 400), |world, rng| {
-        world.limits.context = 1_024;
-        world.pages = 64 + rng.below(64);
-        world.limits.running = 2 + rng.below(30);
-    });
-}
-
-#[test]
-fn a_crowd_in_bad_weather() {
-    crowds("storm", 5, 40_000, 0.8, (4_000, 1_000), |world, rng| {
-        world.storms = true;
-        world.noise = 0.5;
-        world.guess = [0.1, 1.0, 10.0][rng.below(3)];
-    });
-}
-
-#[test]
-fn a_crowd_on_a_curved_machine() {
-    crowds("curved", 4, 40_000, 0.9, (8_000, 1_000), |world, rng| {
-        world.cost = (0.005, 0.02, 0.03, 0.5);
-        world.limits.running = 1 + rng.below(64);
-        world.limits.stall = ms(20 + rng.below(300) as u64);
-        world.limits.chunk = 1 + rng.below(1_000);
-    });
-}
-
-#[test]
-fn a_crowd_in_single_file() {
-    crowds("sequential", 4, 30_000, 0.9, (2_000, 500), |world, _| world.limits.sequential = true);
-}
+use crowds::{ask, percentile, tell};
+use desk::Desk;
+use kinds::{Ask, Fate, Report, Rng, World, ms, secs};
+use world::run;
 
 fn waits(report: &Report, of: Priority) -> Vec<f64> {
     report.firsts.iter().filter(|first| first.0 == of).map(|first| first.2).collect()
@@ -224,91 +163,9 @@ fn a_long_prompt_stalls_nobody() {
             desk.now - begun
         );
     }
-    assert!(worst[1] <= ms(105), "{worst:?}");
+    // The first guess was five times too low; four steps suffice to know better.
+    assert!(worst[0] <= ms(200) && worst[1] <= ms(100), "{worst:?}");
     assert!(worst[1] >= ms(60), "the time there is was used: {worst:?}");
-}
-
-/// What a service does with the scheduler, with nothing random about it.
-struct Desk {
-    now: Duration,
-    pages: usize,
-    /// Id, prompt, answer, computed, written.
-    lives: Vec<(u64, usize, usize, usize, usize)>,
-    running: Vec<u64>,
-    preempted: usize,
-    expired: Vec<u64>,
-    plan: StepPlan,
-}
-
-impl Desk {
-    fn new(pages: usize) -> Desk {
-        let plan = StepPlan::default();
-        let (lives, running, expired) = (vec![], vec![], vec![]);
-        Desk { now: Duration::ZERO, pages, lives, running, preempted: 0, expired, plan }
-    }
-
-    fn free(&self) -> Pages {
-        let runs = self.lives.iter().filter(|live| self.running.contains(&live.0));
-        let held: usize = runs.map(|live| live.3.div_ceil(PAGE)).sum();
-        Pages { total: self.pages, free: self.pages - held }
-    }
-
-    fn arrive(&mut self, scheduler: &mut Scheduler, ask: Ask) {
-        scheduler.arrive(self.now, ask.arrival, self.free()).unwrap();
-        self.lives.push((ask.arrival.id, ask.arrival.prompt, ask.answer, 0, 0));
-    }
-
-    fn live(&mut self, id: u64) -> &mut (u64, usize, usize, usize, usize) {
-        self.lives.iter_mut().find(|live| live.0 == id).unwrap()
-    }
-
-    /// Asks until there are turns; tells whose.
-    fn ask(&mut self, scheduler: &mut Scheduler) -> Vec<u64> {
-        loop {
-            let mut plan = std::mem::take(&mut self.plan);
-            scheduler.plan(self.now, self.free(), &mut plan);
-            assert!(plan.stuck.is_empty());
-            self.expired.extend(&plan.expired);
-            self.lives.retain(|live| !plan.expired.contains(&live.0));
-            self.preempted += plan.preempt.len();
-            self.running.retain(|id| !plan.preempt.contains(id));
-            for &id in &plan.preempt {
-                self.live(id).3 = 0;
-            }
-            for &id in &plan.begin {
-                self.running.push(id);
-                scheduler.resumed(id, 0);
-            }
-            self.plan = plan;
-            if !self.plan.again {
-                return self.plan.turns.iter().map(|turn| turn.id).collect();
-            }
-        }
-    }
-
-    /// A step of 10 ms, 2 for each row and 1 for each token of prompt; how many took part.
-    fn step(&mut self, scheduler: &mut Scheduler, slower: u32) -> usize {
-        self.ask(scheduler);
-        let turns = self.plan.turns.clone();
-        let mut took = ms(10);
-        let mut done = vec![];
-        for turn in &turns {
-            took += if turn.tokens == 1 { ms(2) } else { ms(turn.tokens as u64) };
-            let live = self.live(turn.id);
-            live.3 += turn.tokens;
-            let written = usize::from(live.3 == live.1 + live.4);
-            live.4 += written;
-            let ended = live.4 == live.2;
-            done.push(Done { id: live.0, computed: live.3, written, drafted: 0, ended });
-        }
-        took *= slower;
-        self.now += took;
-        scheduler.stepped(self.now, took, &done);
-        let ended: Vec<u64> = done.iter().filter(|done| done.ended).map(|done| done.id).collect();
-        self.lives.retain(|live| !ended.contains(&live.0));
-        self.running.retain(|id| !ended.contains(id));
-        turns.len()
-    }
 }
 
 fn scheduler(shape: impl FnOnce(&mut Limits)) -> Scheduler {

@@ -93,7 +93,7 @@ pub struct Limits {
     /// Requests that wait. Low ones may fill three quarters of the places, medium ones seven
     /// eighths: a flood of them does not shut out those above.
     pub waiting: usize,
-    /// Tokens of prompts in a step.
+    /// Tokens of prompts in a step; where nobody writes, whoever comes waits for so many.
     pub chunk: usize,
     /// Positions of a session.
     pub context: usize,

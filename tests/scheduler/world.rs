@@ -2,116 +2,15 @@
 //! at every step.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use crate::kinds::{Ask, Fate, Report, Rng, World, secs};
 use std::time::Duration;
 
 use penstock::base::limits::PAGE;
 use penstock::engine::scheduler::{
-    Arrival, Batching, DRAFT_ROWS, Done, LEAST_CHUNK, Limits, PASSES, Pages, Priority, Scheduler,
-    Speed, StepPlan, Turn, Turned,
+    Batching, DRAFT_ROWS, Done, LEAST_CHUNK, PASSES, Pages, Priority, Scheduler, Speed, StepPlan,
+    Turn, Turned,
 };
-
-pub struct Rng(pub u64);
-
-impl Rng {
-    pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    pub fn unit(&mut self) -> f64 {
-        (self.next() >> 11) as f64 / (1u64 << 53) as f64
-    }
-
-    pub fn below(&mut self, n: usize) -> usize {
-        (self.unit() * n as f64) as usize
-    }
-
-    pub fn chance(&mut self, p: f64) -> bool {
-        self.unit() < p
-    }
-
-    /// Exponential, with mean 1.
-    pub fn wait(&mut self) -> f64 {
-        -(1.0 - self.unit()).ln()
-    }
-}
-
-pub fn secs(seconds: f64) -> Duration {
-    Duration::from_secs_f64(seconds.max(0.0))
-}
-
-pub fn ms(n: u64) -> Duration {
-    Duration::from_millis(n)
-}
-
-/// What is asked for, and what will become of it.
-#[derive(Clone)]
-pub struct Ask {
-    pub at: Duration,
-    pub arrival: Arrival,
-    /// Tokens it will write unless it is cancelled.
-    pub answer: usize,
-    pub cancel: Option<Duration>,
-    /// Its prompt begins like those of others: which, and how many pages are common.
-    pub group: usize,
-    pub common: usize,
-}
-
-#[derive(Clone)]
-pub struct World {
-    pub seed: u64,
-    pub limits: Limits,
-    pub pages: usize,
-    /// Seconds of any step, of a row, of a token of prompt, and how curved the latter two are.
-    pub cost: (f64, f64, f64, f64),
-    pub noise: f64,
-    pub storms: bool,
-    /// First guesses are wrong by this factor.
-    pub guess: f64,
-}
-
-impl World {
-    pub fn new(seed: u64) -> World {
-        World {
-            seed,
-            limits: Limits {
-                running: 16,
-                waiting: 200,
-                chunk: 512,
-                context: 10_240,
-                stall: ms(200),
-                form: ms(50),
-                age: Duration::from_secs(10),
-                sequential: false,
-            },
-            pages: 4_000,
-            cost: (0.010, 0.002, 0.0008, 1.0),
-            noise: 0.1,
-            storms: false,
-            guess: 1.0,
-        }
-    }
-
-    pub fn took(&self, rows: usize, tokens: usize) -> f64 {
-        let (base, row, token, curve) = self.cost;
-        let curved = |n: usize, each: f64| each * (n as f64).powf(curve);
-        base + curved(rows, row) + curved(tokens, token)
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Fate {
-    Finished,
-    Expired,
-    Cancelled,
-    Full,
-    Late,
-    TooLong,
-    Stuck,
-}
 
 /// A request inside.
 struct Live {
@@ -125,26 +24,6 @@ struct Live {
     preempted: u32,
     /// What the cache may have of it.
     left_behind: usize,
-}
-
-#[derive(Default)]
-pub struct Report {
-    pub fates: BTreeMap<Fate, usize>,
-    /// Of each request with a first token: priority, estimated and real time to it, preempted?
-    pub firsts: Vec<(Priority, f64, f64, bool)>,
-    pub begun_after: Vec<(Priority, f64)>,
-    pub most_preempted: u32,
-    pub steps: usize,
-    /// Sessions that steps might have, step by step.
-    pub batches: Vec<usize>,
-    pub ended_at: BTreeMap<u64, Duration>,
-    pub most_asks: usize,
-}
-
-impl Report {
-    pub fn count(&self, fate: Fate) -> usize {
-        self.fates.get(&fate).copied().unwrap_or(0)
-    }
 }
 
 struct Sim {
@@ -366,6 +245,7 @@ impl Sim {
         let has = (live.left_behind as f64 * self.rng.unit()) as usize;
         let has = has.max(if self.rng.chance(0.8) { live.ask.common * PAGE } else { 0 });
         live.computed = (has / PAGE).min((target - 1) / PAGE).min(free) * PAGE;
+        self.report.lost += live.left_behind.saturating_sub(live.computed);
         self.scheduler.resumed(id, live.computed);
     }
 
@@ -496,6 +376,7 @@ impl Sim {
                 continue;
             };
             live.computed += turn.tokens;
+            self.report.computed += turn.tokens;
             let target = live.ask.arrival.prompt + live.written;
             let mut written = 0;
             if live.computed == target {
@@ -563,93 +444,4 @@ pub fn run(world: World, asks: Vec<Ask>) -> Report {
             std::panic::resume_unwind(panic);
         }
     }
-}
-
-pub fn ask(id: u64, at: Duration, priority: Priority, prompt: usize, answer: usize) -> Ask {
-    let arrival = Arrival {
-        id,
-        priority,
-        batching: Batching::Auto,
-        prompt,
-        shared: 0,
-        most: None,
-        max_wait: None,
-    };
-    Ask { at, arrival, answer, cancel: None, group: 0, common: 0 }
-}
-
-/// A mix of everything, at so many times what the world can do.
-pub fn crowd(world: &World, count: usize, load: f64, longest: (usize, usize)) -> Vec<Ask> {
-    let mut rng = Rng(world.seed);
-    let mut asks: Vec<Ask> = vec![];
-    let slots = if world.limits.sequential { 1 } else { world.limits.running };
-    let row = world.took(slots, 0) / slots as f64;
-    let token = world.took(0, world.limits.chunk) / world.limits.chunk as f64;
-    let mut at = 0.0;
-    for id in 1..=count as u64 {
-        let size = |rng: &mut Rng, most: usize| match rng.below(100) {
-            0 => 1 + rng.below(most),
-            1..20 => 1 + rng.below(most.min(400)),
-            _ => 1 + rng.below(most.min(20)),
-        };
-        let (mut prompt, answer) = (size(&mut rng, longest.0), size(&mut rng, longest.1));
-        if rng.chance(0.5) {
-            prompt = (prompt + rng.below(120)).min(longest.0);
-        }
-        // Bursts: some come together.
-        if !rng.chance(0.3) {
-            at += rng.wait() * (answer as f64 * row + prompt as f64 * token) / load / 0.7;
-        }
-        let priority = [Priority::Low, Priority::Medium, Priority::High][rng.below(3)];
-        let mut ask = ask(id, secs(at), priority, prompt, answer);
-        ask.arrival.batching = match rng.below(10) {
-            0..6 => Batching::Auto,
-            6..9 => Batching::Enable,
-            _ => Batching::Disable,
-        };
-        ask.group = rng.below(8);
-        ask.common = if rng.chance(0.3) { rng.below(prompt.div_ceil(PAGE)).min(20) } else { 0 };
-        ask.arrival.shared = if rng.chance(0.5) { ask.common * PAGE } else { rng.below(prompt) };
-        if rng.chance(0.5) {
-            ask.arrival.most = Some(answer + if rng.chance(0.5) { 0 } else { rng.below(500) });
-        }
-        if rng.chance(0.2) {
-            ask.arrival.max_wait = Some(secs(5.0 * rng.wait()));
-        }
-        if rng.chance(0.1) {
-            ask.cancel = Some(ask.at + secs(4.0 * rng.wait()));
-        }
-        asks.push(ask);
-    }
-    asks
-}
-
-pub fn percentile(mut values: Vec<f64>, part: f64) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values
-        .get(((values.len() as f64 * part) as usize).min(values.len().max(1) - 1))
-        .copied()
-        .unwrap_or(0.0)
-}
-
-/// What is printed of a crowd (`--nocapture`).
-pub fn tell(name: &str, seed: u64, report: &Report) {
-    let waited = |p| {
-        let of: Vec<f64> = report.begun_after.iter().filter(|b| b.0 == p).map(|b| b.1).collect();
-        format!("{:.1}/{:.1}", percentile(of.clone(), 0.99), percentile(of, 1.0))
-    };
-    let good = |f: &&(Priority, f64, f64, bool)| f.1 <= 2.0 * f.2 && f.2 <= 2.0 * f.1;
-    println!(
-        "{name} {seed}: {} steps, {:?}, waited p99/max s: high {} medium {} low {}; preempted {}, \
-         asks {}, estimates within 2x {:.0}%",
-        report.steps,
-        report.fates,
-        waited(Priority::High),
-        waited(Priority::Medium),
-        waited(Priority::Low),
-        report.most_preempted,
-        report.most_asks,
-        100.0 * report.firsts.iter().filter(good).count() as f64
-            / report.firsts.len().max(1) as f64
-    );
 }

@@ -126,6 +126,7 @@ impl Scheduler {
         if idle && batching == Batching::Enable {
             estimate.seconds += self.limits.form.as_secs_f64();
         }
+        estimate.seconds *= self.governor.slowness();
         let expected = self.corrected(estimate);
         if let Some(limit) = max_wait.filter(|limit| expected > *limit) {
             let retry_after = (expected - limit).clamp(LEAST_RETRY, MOST_RETRY);
@@ -197,11 +198,13 @@ impl Scheduler {
     }
 
     pub(super) fn expected_ordinary(&self, now: Duration) -> Duration {
-        self.corrected(self.estimate(now, Priority::Medium, LEAST_CHUNK))
+        let estimate = self.estimate(now, Priority::Medium, LEAST_CHUNK);
+        let seconds = estimate.seconds * self.governor.slowness();
+        self.corrected(Estimate { seconds, ..estimate })
     }
 
     fn corrected(&self, estimate: Estimate) -> Duration {
-        let off = self.experience.off[estimate.kind].exp() * self.governor.slowness();
+        let off = self.experience.off[estimate.kind].exp();
         Duration::from_secs_f64((estimate.seconds * off).clamp(0.0, MOST_SECONDS))
     }
 
@@ -221,12 +224,7 @@ impl Scheduler {
     /// time that these would take anyway.
     fn prompt_costs(&self, tokens: usize, writing: usize) -> (f64, f64) {
         let most = self.limits.chunk;
-        let chunk = if writing == 0 {
-            most
-        } else {
-            let stall = self.limits.stall.as_secs_f64() / self.governor.slowness();
-            self.speed.tokens_within(writing, stall, most).max(LEAST_CHUNK.min(most))
-        };
+        let chunk = if writing == 0 { most } else { self.beside(writing) };
         let step = self.speed.seconds(writing, chunk.min(tokens));
         let steps = if tokens <= chunk { 1.0 } else { tokens as f64 / chunk as f64 };
         (steps * step, steps * (step - self.speed.seconds(writing, 0)).max(0.0))
@@ -272,7 +270,7 @@ impl Scheduler {
         let begun = self.running.iter().filter(|e| !e.writes() && !displaces(e));
         let beside: usize = begun.map(|e| e.left().min(prompt)).sum();
         let later = ahead.min(slots.saturating_sub(stay));
-        let beside = beside + if ahead == 0 { 0 } else { later * prompt.min(tokens / ahead) };
+        let beside = beside + later * prompt.min(tokens.checked_div(ahead).unwrap_or(0));
         let own = self.prompt_costs(prompt + beside, writing).0;
         if stay + ahead < slots {
             // It joins after the step under way.

@@ -7,6 +7,9 @@ use super::seats::alone;
 use super::{DRAFT_ROWS, LEAST_CHUNK, Pages, ROUND, Scheduler, StepPlan, Turn};
 use crate::base::limits::PAGE;
 
+/// The part of the allowed time that a step is planned to take: predictions are not exact.
+const AIM: f64 = 0.9;
+
 impl Scheduler {
     /// What to do now. See [`StepPlan`].
     pub fn plan(&mut self, now: Duration, pages: Pages, out: &mut StepPlan) {
@@ -140,12 +143,15 @@ impl Scheduler {
 
     /// Tokens of prompts that the step may have beside `rows`.
     fn budget(&self, rows: usize) -> usize {
-        let most = self.limits.chunk;
         // Those that write wait for this step whether or not they have a row in it.
-        if !self.running.iter().any(Entry::writes) {
-            return most;
-        }
-        let time = self.limits.stall.as_secs_f64() / self.governor.slowness();
+        let waited_for = self.running.iter().any(Entry::writes);
+        if waited_for { self.beside(rows) } else { self.limits.chunk }
+    }
+
+    /// Tokens of prompts that a step may have for which somebody waits.
+    pub(super) fn beside(&self, rows: usize) -> usize {
+        let most = self.limits.chunk;
+        let time = AIM * self.limits.stall.as_secs_f64() / self.governor.slowness();
         self.speed.tokens_within(rows, time, most).max(LEAST_CHUNK.min(most))
     }
 

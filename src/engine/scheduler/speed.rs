@@ -177,7 +177,7 @@ impl Speed {
         if sum <= 0.0 {
             return;
         }
-        let weight = |part: f64| [(1.0 - part.min(1.0)).max(1e-3), part.min(1.0).max(1e-3)];
+        let weight = |part: f64| [(1.0 - part).clamp(1e-3, 1.0), part.clamp(1e-3, 1.0)];
         let (wa, wb) = (weight(a.part), weight(b.part));
         let step = |spent: f64, weight: f64| rate * error * spent * spent / sum / weight;
         self.rows.shift(a, [step(spent[0], wa[0]), step(spent[1], wa[1])], false);

@@ -34,6 +34,8 @@ mod lead;
 mod mate;
 mod queues;
 
+use std::future::Future;
+
 pub use lead::{Lead, now, run};
 pub use queues::Queues;
 
@@ -54,6 +56,14 @@ impl Seats {
     /// So many shards on whatever cores there are, for tests.
     pub fn anywhere(shards: usize) -> Seats {
         Seats { cores: vec![None; shards], breath: BREATH }
+    }
+}
+
+/// Lets so much time pass. To be awaited inside a reactor.
+pub fn sleep(time: Duration) -> impl Future<Output = ()> {
+    let timer = glommio::timer::Timer::new(time);
+    async move {
+        timer.await;
     }
 }
 

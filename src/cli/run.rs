@@ -482,6 +482,7 @@ fn end_name(end: &End) -> &'static str {
         End::Text | End::Stop => "stop",
         End::Length | End::ContextFull | End::NoPages => "length",
         End::Cancelled => "cancelled",
+        End::Expired => "expired",
         End::Failed(_) | End::Lost(_) => "failed",
     }
 }

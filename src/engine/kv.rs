@@ -94,6 +94,19 @@ impl PagePool {
         PagePool { state: Rc::new(RefCell::new(state)) }
     }
 
+    /// Positions of a prompt whose pages are known, so that only the rest is to be computed.
+    pub fn knows(&self, prompt: &[u32]) -> usize {
+        let state = self.state.borrow();
+        let (mut before, mut found) = (None, 0);
+        // The last token is always computed.
+        let whole = prompt.len().saturating_sub(1) / PAGE * PAGE;
+        for tokens in prompt[..whole].as_chunks::<PAGE>().0 {
+            let Some(page) = state.find(&state.name(before, *tokens)) else { break };
+            (before, found) = (Some(page), found + PAGE);
+        }
+        found
+    }
+
     pub fn census(&self) -> Census {
         let state = self.state.borrow();
         let (total, free) = (state.total as usize, state.free());

@@ -40,6 +40,8 @@ pub enum End {
     /// Other sessions hold the pages it needs, and none of them can go on either.
     NoPages,
     Cancelled,
+    /// It waited longer than it was to.
+    Expired,
     /// No token could be drawn.
     Failed(SampleError),
     /// Weights it needs cannot be read: which, and why.

@@ -96,6 +96,31 @@ impl Engine {
         outcome
     }
 
+    /// Begins to fill the memory for experts, where they stream, before anybody needs them.
+    pub fn fill_up(&mut self) {
+        let Engine { lead, store, .. } = self;
+        if let (Some(staging), Some(drive)) = (&mut store.staging, &mut lead.crew().own().drive) {
+            staging.fill_up(&mut **drive);
+        }
+    }
+
+    /// Between steps: takes in what has come from disk. `false`: nothing more will.
+    pub async fn tend(&mut self) -> bool {
+        let Engine { lead, store, .. } = self;
+        let (Some(staging), Some(drive)) = (&mut store.staging, &mut lead.crew().own().drive) else {
+            return false;
+        };
+        staging.take_in(&mut **drive);
+        let more = !drive.may_rest();
+        lead.breathe().await;
+        more
+    }
+
+    /// Lets the reactor look around, as between the parts of a step.
+    pub async fn breathe(&mut self) {
+        self.lead.breathe().await;
+    }
+
     /// Who is told what there is to say about the disk, while a step waits for it.
     pub fn on_notice(&mut self, listener: impl FnMut(Notice) + 'static) {
         self.listener = Box::new(listener);

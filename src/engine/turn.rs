@@ -19,6 +19,8 @@ pub struct Turn<'a> {
 pub struct Done {
     /// Rows of the step that were its own, guesses included.
     pub rows: usize,
+    /// Guesses among them.
+    pub drafted: usize,
     /// Tokens that were chosen, the one that ends a text included.
     pub chosen: usize,
     /// Others hold the pages it needs, so it had to wait.
@@ -80,7 +82,8 @@ impl Engine {
             if range.end == session.tokens().len() {
                 session.draft(*drafts, self.context);
             }
-            done.rows = range.len() + session.drafts().len();
+            done.drafted = session.drafts().len();
+            done.rows = range.len() + done.drafted;
             let pages = self.batch.session(session.pages(), range.len());
             for position in range.clone() {
                 let token = session.tokens()[position];

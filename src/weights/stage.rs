@@ -297,12 +297,31 @@ impl Staging {
     /// to read.
     pub fn recall(&mut self, drive: &mut dyn Drive, history: &History) -> Result<(), HistoryError> {
         self.residency.recall(history)?;
+        self.warm(drive, &history.ranked());
+        Ok(())
+    }
+
+    /// Fills the slots that are empty with some of each layer's slabs, when there is nothing else
+    /// to read: any is better than none, and a host may take seconds to give memory that is touched
+    /// for the first time.
+    pub fn fill_up(&mut self, drive: &mut dyn Drive) {
+        let layers = self.pack.layers();
+        let most = layers.iter().map(|layer| layer.experts).max().unwrap_or(0);
+        let every: Vec<(usize, u32)> = (0..most)
+            .flat_map(|expert| (0..layers.len()).map(move |ordinal| (ordinal, expert)))
+            .filter(|&(ordinal, expert)| expert < layers[ordinal].experts)
+            .map(|(ordinal, expert)| (ordinal, expert as u32))
+            .collect();
+        self.warm(drive, &every);
+    }
+
+    /// Sends for slabs while slots are empty.
+    fn warm(&mut self, drive: &mut dyn Drive, ranked: &[(usize, u32)]) {
         let mut grants = Vec::new();
-        self.residency.warm(&history.ranked(), &mut grants);
+        self.residency.warm(ranked, &mut grants);
         for (ordinal, Grant { expert, slot, .. }) in grants {
             self.want(drive, slot, Slab { ordinal, expert }, Urgency::Warm);
         }
-        Ok(())
     }
 
     /// Sees to it that a slab comes into its slot. `true`: it has to be read for this.

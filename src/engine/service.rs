@@ -1,0 +1,289 @@
+//! The loop that serves: looks at the desk, asks the scheduler, drives a step, sends word.
+//!
+//! Decides nothing: who computes what is the [scheduler's](super::scheduler) affair, what a step is
+//! the engine's. It runs in the lead's compute queue; between two steps, and in each of them every
+//! millisecond, it lets the reactor serve the sockets.
+
+use std::collections::BTreeMap;
+use std::mem::take;
+use std::rc::Rc;
+use std::time::Duration;
+
+use futures_lite::future::or;
+
+use super::desk::{Account, Desk, Inner, Request, Rules, Update};
+use super::scheduler::{self, Limits, Scheduler, Speed, StepPlan};
+use super::{End, Engine, Meter, Session, Turn, What, worth};
+use crate::shard;
+
+/// An engine that serves a desk.
+pub struct Service {
+    engine: Engine,
+    desk: Rc<Inner>,
+    live: BTreeMap<u64, Live>,
+    plan: StepPlan,
+    done: Vec<scheduler::Done>,
+    over: Vec<(u64, End, String)>,
+}
+
+/// A request that has begun.
+struct Live {
+    session: Session,
+    /// When it left the queue, when its first and last tokens were chosen.
+    started: Duration,
+    first: Option<Duration>,
+    last: Duration,
+    /// Since when it has been preempted, if it is.
+    parked: Option<Duration>,
+    account: Account,
+    /// Requests in its steps, all added up.
+    company: usize,
+}
+
+/// First guesses of what a step, a row and a token of a prompt take; soon it is known.
+const GUESS: (Duration, Duration, Duration) =
+    (Duration::from_millis(50), Duration::from_millis(5), Duration::from_millis(5));
+
+impl Service {
+    pub fn new(engine: Engine, limits: Limits) -> (Service, Desk) {
+        let config = &engine.model().config;
+        let rules = Rules {
+            vocab: config.vocab,
+            context: engine.context().min(limits.context),
+            trained: config.context,
+        };
+        let (step, row, token) = GUESS;
+        let limits = Limits { context: rules.context, ..limits };
+        let scheduler = Scheduler::new(limits, Speed::new(step, row, token));
+        let desk = Inner::new(scheduler, engine.pool.clone(), rules);
+        let service = Service {
+            engine,
+            desk: Rc::clone(&desk),
+            live: BTreeMap::new(),
+            plan: StepPlan::default(),
+            done: Vec::new(),
+            over: Vec::new(),
+        };
+        (service, Desk::new(desk))
+    }
+
+    pub fn engine(&mut self) -> &mut Engine {
+        &mut self.engine
+    }
+
+    /// Serves for ever: until it is dropped, which it may be at any time.
+    pub async fn run(&mut self) {
+        self.engine.fill_up();
+        loop {
+            self.hang_up();
+            loop {
+                let (now, pages) = (self.desk.now(), self.desk.pages());
+                self.desk.scheduler.borrow_mut().plan(now, pages, &mut self.plan);
+                self.give_up();
+                self.preempt();
+                self.begin();
+                if !self.plan.again {
+                    break;
+                }
+            }
+            match self.plan.turns.is_empty() {
+                true => self.wait().await,
+                false => self.step().await,
+            }
+        }
+    }
+
+    /// Until there is something to do.
+    async fn wait(&mut self) {
+        while !self.desk.has_news() {
+            if self.engine.tend().await {
+                continue;
+            }
+            match self.plan.idle_until {
+                None => self.desk.news().await,
+                Some(then) => {
+                    let left = then.saturating_sub(self.desk.now());
+                    return or(self.desk.news(), shard::sleep(left)).await;
+                }
+            }
+            return;
+        }
+        self.desk.news().await;
+    }
+
+    /// Ends those whose clients have left.
+    fn hang_up(&mut self) {
+        for id in self.desk.left() {
+            let now = self.desk.now();
+            if let Some(live) = self.live.get_mut(&id) {
+                let Some(event) = live.session.cancel() else { continue };
+                self.desk.scheduler.borrow_mut().leave(now, id);
+                if let What::Ended { end, text } = event.what {
+                    self.end(id, end, text);
+                }
+            } else if self.desk.waiting.borrow_mut().remove(&id).is_some() {
+                self.desk.scheduler.borrow_mut().leave(now, id);
+                self.end(id, End::Cancelled, String::new());
+            }
+        }
+    }
+
+    /// Ends those that have waited too long, or for what is not to be had.
+    fn give_up(&mut self) {
+        for id in take(&mut self.plan.expired) {
+            self.desk.waiting.borrow_mut().remove(&id);
+            self.end(id, End::Expired, String::new());
+        }
+        for id in take(&mut self.plan.stuck) {
+            self.end(id, End::NoPages, String::new());
+        }
+    }
+
+    fn preempt(&mut self) {
+        for id in take(&mut self.plan.preempt) {
+            if let Some(live) = self.live.get_mut(&id) {
+                self.engine.park(&mut live.session);
+                live.parked = Some(self.desk.now());
+                live.account.preempted += 1;
+            }
+        }
+    }
+
+    /// Begins those whose turn has come, and goes on with those that were preempted.
+    fn begin(&mut self) {
+        for id in take(&mut self.plan.begin) {
+            let now = self.desk.now();
+            let waiting = self.desk.waiting.borrow_mut().remove(&id);
+            if let Some((request, arrived)) = waiting {
+                self.open(id, request, arrived, now);
+            }
+            let Some(live) = self.live.get_mut(&id) else { continue };
+            if let Some(since) = live.parked.take() {
+                live.account.queued += now - since;
+            }
+            let computed = self.engine.resume(&mut live.session);
+            self.desk.scheduler.borrow_mut().resumed(id, computed);
+        }
+    }
+
+    fn open(&mut self, id: u64, request: Request, arrived: Duration, now: Duration) {
+        let prompt_tokens = request.prompt.len();
+        let session = match self.engine.open(request.prompt, request.settings) {
+            Ok(session) => session,
+            // The desk takes nothing that is refused here.
+            Err(error) => {
+                self.desk.scheduler.borrow_mut().leave(now, id);
+                return self.end(id, End::Lost(error.to_string()), String::new());
+            }
+        };
+        let waited = now - arrived;
+        let live = Live {
+            session,
+            started: now,
+            first: None,
+            last: now,
+            parked: None,
+            account: Account { queued: waited, prompt_tokens, ..Account::default() },
+            company: 0,
+        };
+        self.live.insert(id, live);
+        self.desk.tell(id, Update::Started { waited });
+    }
+
+    /// Drives one step and sends word of it.
+    async fn step(&mut self) {
+        let (before, began) = (self.engine.meter(), self.desk.now());
+        let (base, per_row) = {
+            let scheduler = self.desk.scheduler.borrow();
+            let rows = self.plan.turns.len();
+            let (base, more) = (scheduler.speed().predict(rows, 0), scheduler.speed().predict(rows + 1, 0));
+            (base / rows as u32, more.saturating_sub(base))
+        };
+        let mut planned = take(&mut self.plan.turns);
+        planned.sort_unstable_by_key(|turn| turn.id);
+        let mut rest = planned.iter().peekable();
+        let (mut ids, mut turns) = (Vec::new(), Vec::new());
+        for (&id, live) in &mut self.live {
+            if let Some(turn) = rest.next_if(|turn| turn.id == id) {
+                let drafts = worth(live.session.drafted(), base, per_row, turn.drafts);
+                ids.push(id);
+                turns.push(Turn::new(&mut live.session, turn.tokens, drafts));
+            }
+        }
+        let events = self.engine.advance(&mut turns).await;
+        let done: Vec<_> = turns.into_iter().map(|turn| turn.done).collect();
+        let (now, spent) = (self.desk.now(), self.engine.meter().since(&before));
+        let mut events = events.into_iter().peekable();
+        self.done.clear();
+        for (id, done) in ids.iter().copied().zip(done) {
+            let Some(live) = self.live.get_mut(&id) else { continue };
+            live.share(&spent, done.rows, ids.len());
+            let session = live.session.id();
+            let mut ended = false;
+            while let Some(event) = events.next_if(|event| event.session == session) {
+                match event.what {
+                    What::Prefilled { .. } => {}
+                    What::Token { choice, text, voice } => {
+                        live.first.get_or_insert(now);
+                        live.last = now;
+                        live.account.answer_tokens += 1;
+                        self.desk.tell(id, Update::Token { choice, text, voice });
+                    }
+                    What::Ended { end, text } => {
+                        ended = true;
+                        self.over.push((id, end, text));
+                    }
+                }
+            }
+            self.done.push(scheduler::Done {
+                id,
+                computed: live.session.computed(),
+                written: done.chosen,
+                drafted: done.drafted,
+                ended,
+            });
+        }
+        self.desk.scheduler.borrow_mut().stepped(now, now - began, &self.done);
+        for (id, end, text) in take(&mut self.over) {
+            self.end(id, end, text);
+        }
+        self.engine.breathe().await;
+    }
+
+    /// A request is over.
+    fn end(&mut self, id: u64, end: End, text: String) {
+        let account = match self.live.remove(&id) {
+            Some(live) => live.account(),
+            None => Account::default(),
+        };
+        self.desk.tell(id, Update::Ended { end, text, account });
+    }
+}
+
+impl Live {
+    /// What a step was to this one of the requests in it.
+    fn share(&mut self, spent: &Meter, rows: usize, company: usize) {
+        let part = |bytes: u64| (bytes as f64 * rows as f64 / spent.rows.max(1) as f64) as u64;
+        let (account, reading) = (&mut self.account, &spent.reading);
+        account.steps += 1;
+        account.disk += reading.waited;
+        account.moved += part(spent.tally.moved);
+        account.held += part(reading.needed() - reading.demanded);
+        account.read += part(reading.demanded);
+        self.company += company;
+    }
+
+    fn account(&self) -> Account {
+        let first = self.first.unwrap_or(self.last);
+        let drafts = self.session.drafted();
+        Account {
+            prefill: first.saturating_sub(self.started),
+            decode: self.last.saturating_sub(first),
+            shared_tokens: self.session.shared(),
+            batch: self.company as f32 / self.account.steps.max(1) as f32,
+            drafted: drafts.drafted,
+            accepted: drafts.accepted,
+            ..self.account
+        }
+    }
+}

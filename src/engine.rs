@@ -13,6 +13,7 @@ pub mod desk;
 mod draft;
 mod kv;
 pub mod scheduler;
+pub mod service;
 mod session;
 mod step;
 mod stream;

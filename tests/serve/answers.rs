@@ -1,0 +1,133 @@
+//! Every answer of a busy server is, bit for bit, the answer to the same request alone.
+
+use std::process::Command;
+use std::thread;
+
+use penstock::math::Format;
+use penstock::model::synth::Recipe;
+use serde_json::{Value, json};
+
+use super::server::Server;
+
+/// One request, as both the command line and the server can be asked it.
+#[derive(Clone)]
+struct Ask {
+    prompt: String,
+    seed: u64,
+    temperature: f64,
+    tokens: usize,
+    penalty: f64,
+}
+
+/// Tokens' log-probabilities and the text: what an answer consists of.
+type Written = (Vec<f64>, String);
+
+impl Ask {
+    /// By a process that does nothing else.
+    fn alone(&self, model: &str, options: &[&str]) -> Written {
+        let number = |x: f64| x.to_string();
+        let output = Command::new(env!("CARGO_BIN_EXE_penstock"))
+            .args(["run", model, "--raw", "--json", "--logprobs", "0", "--top-p", "0.9"])
+            .args(["--seed", &self.seed.to_string(), "-n", &self.tokens.to_string()])
+            .args(["-t", &number(self.temperature), "--presence-penalty", &number(self.penalty)])
+            .args(["--stop", "<never>"])
+            .args(options)
+            .args(["--", &self.prompt])
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let said: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let tokens = said["tokens"].as_array().unwrap();
+        let logprobs = tokens.iter().map(|token| token["logprob"].as_f64().unwrap()).collect();
+        (logprobs, said["text"].as_str().unwrap().to_owned())
+    }
+
+    fn body(&self, stream: bool) -> Value {
+        json!({
+            "prompt": self.prompt, "seed": self.seed, "temperature": self.temperature,
+            "top_p": 0.9, "max_tokens": self.tokens, "presence_penalty": self.penalty,
+            "logprobs": 0, "stop": ["<never>"], "stream": stream,
+        })
+    }
+
+    fn served(&self, server: &Server, stream: bool, priority: &str) -> Written {
+        let headers = [("x-request-priority", priority)];
+        let answer = server.post("/v1/completions", &headers, &self.body(stream));
+        let objects = match stream {
+            true => answer.events(),
+            false => vec![answer.good()],
+        };
+        let (mut logprobs, mut text) = (Vec::new(), String::new());
+        for choice in objects.iter().filter_map(|object| object["choices"].get(0)) {
+            text += choice["text"].as_str().unwrap();
+            let tokens = choice["logprobs"]["token_logprobs"].as_array();
+            logprobs.extend(tokens.into_iter().flatten().map(|l| l.as_f64().unwrap()));
+        }
+        (logprobs, text)
+    }
+}
+
+/// Prompts of all lengths, many of which begin alike, some of which repeat themselves.
+fn asks() -> Vec<Ask> {
+    let story = "Once upon a time there was a fox who lived in a small house by the river. ";
+    let list = "one two three four one two three four one two three four one two three";
+    (0..24)
+        .map(|i| Ask {
+            prompt: match i % 4 {
+                0 => format!("{}And then {i}", story.repeat(1 + i / 6)),
+                1 => story.repeat(1 + i / 5),
+                2 => format!("{i}"),
+                _ => list.repeat(1 + i / 8),
+            },
+            seed: i as u64,
+            temperature: [0.0, 0.7, 1.3][i % 3],
+            tokens: 8 + 7 * (i % 5),
+            penalty: [0.0, 0.5][i % 2],
+        })
+        .collect()
+}
+
+/// All requests at once, several times, in whatever mixture they fall.
+fn compare(server: &Server, alone: &[(Ask, Written)], rounds: usize) {
+    thread::scope(|scope| {
+        for (i, (ask, expected)) in alone.iter().enumerate() {
+            scope.spawn(move || {
+                for round in 0..rounds {
+                    let priority = ["low", "medium", "high"][(i + round) % 3];
+                    let written = ask.served(server, (i + round) % 2 == 0, priority);
+                    assert_eq!(&written, expected, "request {i}, round {round}");
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn a_busy_server_answers_as_an_idle_one() {
+    let asks = asks();
+    let alone: Vec<_> =
+        asks.iter().map(|ask| (ask.clone(), ask.alone("demo", &["--cores", "1"]))).collect();
+    assert!(alone.iter().all(|(_, written)| !written.0.is_empty()));
+    let mut server = Server::start("demo", &["--cores", "2", "--prefill-chunk", "32"]);
+    let open = server.descriptors();
+    compare(&server, &alone, 3);
+    assert!(server.metric("penstock_prompt_tokens_total", "from=\"prefix\"") > 0.0, "shared prefixes");
+    server.is_empty(open);
+}
+
+/// Experts that stream, pages for a third of the crowd: requests are preempted, prefixes evicted.
+#[test]
+fn little_memory_changes_no_answer() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = folder.path().join("tiny.gguf");
+    let recipe = Recipe::new("tiny-qwen3-30b-a3b", Format::Q4K, None, 0.5, 1).unwrap();
+    std::fs::write(&model, recipe.write(Vec::new(), |_| Ok(())).unwrap()).unwrap();
+    let model = model.to_str().unwrap();
+    let alone: Vec<_> =
+        asks().iter().take(12).map(|ask| (ask.clone(), ask.alone(model, &[]))).collect();
+    // What the smallest budget is, the refusal says.
+    let mut server = Server::start(model, &["--context", "1024", "--parallel", "6"]);
+    let open = server.descriptors();
+    compare(&server, &alone, 2);
+    server.is_empty(open);
+}

@@ -1,0 +1,151 @@
+//! A server in a folder of its own, stopped when the test is over.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use super::client::{Answer, Client};
+
+pub struct Server {
+    child: Child,
+    pub folder: tempfile::TempDir,
+    pub model: String,
+    args: Vec<String>,
+}
+
+impl Server {
+    /// `penstock serve MODEL` with these options.
+    #[track_caller]
+    pub fn start(model: &str, args: &[&str]) -> Server {
+        let folder = tempfile::tempdir().unwrap();
+        let args = args.iter().map(|arg| arg.to_string()).collect();
+        let child = Command::new("true").spawn().unwrap();
+        let mut server = Server { child, folder, model: model.into(), args };
+        server.again();
+        server
+    }
+
+    /// Starts the program anew on the same socket.
+    #[track_caller]
+    pub fn again(&mut self) {
+        let _ = self.child.wait();
+        let log = fs::File::create(self.folder.path().join("log")).unwrap();
+        self.child = Command::new(env!("CARGO_BIN_EXE_penstock"))
+            .args(["serve", &self.model, "--socket"])
+            .arg(self.socket())
+            .args(&self.args)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        self.wait_for("ready", |server| {
+            assert!(server.child.try_wait().unwrap().is_none(), "it ended: {}", server.log());
+            server.socket().exists()
+                && std::os::unix::net::UnixStream::connect(server.socket()).is_ok()
+                && server.get("/health/ready").head.status == 200
+        });
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        self.folder.path().join("socket")
+    }
+
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn client(&self) -> Client {
+        Client::connect(&self.socket())
+    }
+
+    pub fn get(&self, path: &str) -> Answer {
+        let mut client = self.client();
+        client.send("GET", path, &[], b"");
+        client.answer()
+    }
+
+    pub fn post(&self, path: &str, headers: &[(&str, &str)], body: &Value) -> Answer {
+        let mut client = self.client();
+        let headers = [headers, &[("content-type", "application/json")]].concat();
+        client.send("POST", path, &headers, body.to_string().as_bytes());
+        client.answer()
+    }
+
+    /// The sum of a metric over all its labels that hold this text.
+    #[track_caller]
+    pub fn metric(&self, name: &str, labels: &str) -> f64 {
+        let answer = self.get("/metrics");
+        let text = String::from_utf8(answer.body).unwrap();
+        let mut found = text
+            .lines()
+            .filter(|line| line.starts_with(name) && line.contains(labels))
+            .filter(|line| line[name.len()..].starts_with(['{', ' ']))
+            .map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap())
+            .peekable();
+        assert!(found.peek().is_some(), "no {name} {labels} in\n{text}");
+        found.sum()
+    }
+
+    /// Looks until it is so. What never comes fails the test.
+    #[track_caller]
+    pub fn wait_for(&mut self, what: &str, mut so: impl FnMut(&mut Server) -> bool) {
+        let began = Instant::now();
+        while !so(self) {
+            assert!(began.elapsed() < Duration::from_secs(120), "never {what}: {}", self.log());
+            sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Descriptors the program holds.
+    pub fn descriptors(&self) -> usize {
+        fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap().count()
+    }
+
+    pub fn signal(&self, name: &str) {
+        let pid = self.pid().to_string();
+        assert!(Command::new("kill").args([name, &pid]).status().unwrap().success());
+    }
+
+    /// Waits for its end.
+    pub fn ended(&mut self) -> ExitStatus {
+        let began = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(began.elapsed() < Duration::from_secs(120), "it does not end: {}", self.log());
+            sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Holds whenever nobody is being answered: nothing leaks.
+    #[track_caller]
+    pub fn is_empty(&mut self, descriptors: usize) {
+        self.wait_for("empty", |server| {
+            server.metric("penstock_requests_running", "") == 0.0
+                && server.metric("penstock_requests_waiting", "") == 0.0
+                && server.metric("penstock_pages", "state=\"held\"") == 0.0
+                // The connection of the count itself comes and goes.
+                && server.descriptors() <= descriptors + 1
+        });
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("--- the server said:\n{}", self.log());
+        }
+    }
+}

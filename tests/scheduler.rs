@@ -189,6 +189,22 @@ fn two_that_do_not_fit_do_not_throw_each_other_out_for_ever() {
     assert!((1..=2).contains(&desk.preempted), "{}", desk.preempted);
 }
 
+/// Eight answers that need three times the pages there are: those that gave way return when there
+/// is air for them, not at the first free page.
+#[test]
+fn many_that_do_not_fit_wait_for_air() {
+    let mut scheduler = scheduler(|_| ());
+    let mut desk = Desk::new(60);
+    for id in 1..=8 {
+        desk.arrive(&mut scheduler, ask(id, ms(0), Priority::Medium, 32, 300));
+    }
+    while !desk.lives.is_empty() {
+        desk.step(&mut scheduler, 1);
+    }
+    println!("eight were preempted {} times in all", desk.preempted);
+    assert!(desk.preempted < 8, "{}", desk.preempted);
+}
+
 #[test]
 fn an_idle_engine_waits_for_company_only_if_asked_and_not_long() {
     let with = |id, at, batching| {

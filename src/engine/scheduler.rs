@@ -313,9 +313,6 @@ impl Scheduler {
                 self.experience.ended(&entry);
             }
         }
-        for entry in &mut self.running {
-            entry.fresh = false;
-        }
         self.relieved = false;
         self.chunks += u64::from(tokens > 0);
         self.alone = alone;

@@ -146,7 +146,6 @@ impl Scheduler {
             computed: 0,
             written: 0,
             begun: None,
-            fresh: false,
             kept: false,
             displaced: 0,
             gave_way: 0,

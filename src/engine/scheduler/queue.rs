@@ -31,8 +31,6 @@ pub(super) struct Entry {
     pub written: usize,
     /// When it began for the first time.
     pub begun: Option<Duration>,
-    /// Began since the last step: it computes before it may be displaced.
-    pub fresh: bool,
     /// First in every step and for every page, and displaced by no priority.
     pub kept: bool,
     /// How often it was displaced by priority, and gave way when pages ran out.
@@ -196,7 +194,6 @@ mod tests {
             computed: 0,
             written: 0,
             begun: None,
-            fresh: false,
             kept: false,
             displaced: 0,
             gave_way: 0,

@@ -146,7 +146,6 @@ impl Scheduler {
         }
         let must_keep = insists || entry.displaced >= DISPLACED;
         entry.kept = must_keep && !self.limits.sequential && self.kept() < self.may_be_kept();
-        entry.fresh = true;
         entry.served = self.steps;
         let at = self.running.partition_point(|other| other.seat() < entry.seat());
         self.running.insert(at, entry);
@@ -182,7 +181,7 @@ impl Scheduler {
 /// rank (a medium one comes before a low one only for an age), unless it is kept.
 fn yields(running: &Entry, waiting: &Entry) -> bool {
     let higher = waiting.priority > running.priority && waiting.rank < running.rank;
-    higher && !running.kept && !running.fresh
+    higher && !running.kept
 }
 
 fn returning(mut entry: Entry) -> Entry {
@@ -190,7 +189,6 @@ fn returning(mut entry: Entry) -> Entry {
     entry.shared = entry.computed;
     entry.computed = 0;
     entry.kept = false;
-    entry.fresh = false;
     entry
 }
 

@@ -16,7 +16,7 @@ use penstock::host::topology::Topology;
 use penstock::math::peak::{Arithmetic, peak_ops};
 use penstock::math::{
     Activations, AttentionScratch, Columns, Format, IsaChoice, Kernels, KvView, Matrix, Panels,
-    pack,
+    Queries, pack,
 };
 
 /// What one call does, and what the host does of it at most.
@@ -124,22 +124,44 @@ fn attention(c: &mut Criterion) {
     let roof = Roof::measure(&Topology::read().cpus()[..1]).expect("memory to measure with");
     let float = peak_ops(kernels.isa(), Arithmetic::Float32).unwrap_or(f64::NAN);
     let d = 128;
-    for len in [128, 4096] {
+    // Positions of a prompt or one of an answer, and the heads that share the keys.
+    for (rows, heads, len) in [
+        (1, 1, 128),
+        (1, 1, 4096),
+        (1, 8, 128),
+        (1, 8, 4096),
+        (8, 8, 512),
+        (8, 8, 2048),
+        (64, 1, 2048),
+    ] {
+        // A page holds those of all layers: pages of a layer do not follow each other.
+        let layers = 24;
         let pages: Vec<u32> = (0..(len / PAGE) as u32).collect();
-        let page_floats = 2 * d * PAGE;
-        let arena: Vec<f32> = (0..pages.len() * page_floats).map(|i| (i as f32).sin()).collect();
+        let page_floats = layers * 2 * d * PAGE;
+        let arena: Vec<f32> = (0..pages.len() * page_floats).map(|i| (i % 97) as f32).collect();
         let kv =
             KvView { arena: &arena, pages: &pages, page_floats, k_at: 0, v_at: d * PAGE, d, dv: d };
-        let q: Vec<f32> = (0..d).map(|i| (i as f32).cos()).collect();
-        let (mut out, mut scratch) = (vec![0.0; d], AttentionScratch::new());
+        let q: Vec<f32> = (0..rows * heads * d).map(|i| (i as f32).cos()).collect();
+        let (mut out, mut scratch) = (vec![0.0; q.len()], AttentionScratch::new());
+        let end = len + 1 - rows;
+        let queries = Queries {
+            q: &q,
+            stride: heads * d,
+            heads,
+            scale: 1e-3,
+            end,
+            window: None,
+            sinks: None,
+        };
         let work = Work {
             bytes: (len * 2 * d * 4) as u64,
-            operations: (len * 4 * d) as u64,
+            operations: (end..=len).map(|seen| (seen * heads * 4 * d) as u64).sum(),
             read: roof.read(1).expect("one thread was measured"),
             peak: float,
         };
-        measure(c, "attend", &format!("one head, {len} positions"), &work, || {
-            kernels.attend(&q, 0.1, &kv, 0, len, None, &mut out, &mut scratch);
+        let name = format!("{rows} x {heads} queries, {len} positions");
+        measure(c, "attend", &name, &work, || {
+            kernels.attend(&queries, &kv, &mut Columns::whole(&mut out, heads * d), &mut scratch);
         });
     }
 }

@@ -57,7 +57,7 @@ mod avx512;
 mod rooms;
 
 pub use activations::{ActivationShares, Activations, Forms, RowsMut};
-pub use attention::{AttentionScratch, KvView, store_k, store_v};
+pub use attention::{AttentionScratch, KvView, Queries, store_k, store_v};
 pub use columns::{Columns, MAX_PARTS, Shares};
 pub use dequantise::dequantise;
 pub use format::Format;

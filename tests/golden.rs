@@ -4,7 +4,7 @@
 
 use penstock::math::{
     Activations, AttentionScratch, Columns, Format, IsaChoice, Kernels, KvView, Matrix, Panels,
-    RopeStyle, pack,
+    Queries, RopeStyle, pack,
 };
 
 /// Sixteen bits at a time from a fixed stream.
@@ -97,7 +97,16 @@ fn attention(kernels: &Kernels) -> u64 {
     let kv = KvView { arena: &arena, pages: &pages, page_floats, k_at: 0, v_at: 16 * d, d, dv };
     let mut out = vec![0.0; dv];
     let mut scratch = AttentionScratch::new();
-    kernels.attend(&query, 0.2, &kv, 130, len, Some(0.5), &mut out, &mut scratch);
+    let queries = Queries {
+        q: &query,
+        stride: d,
+        heads: 1,
+        scale: 0.2,
+        end: len,
+        window: Some(len - 130),
+        sinks: Some(&[0.5]),
+    };
+    kernels.attend(&queries, &kv, &mut Columns::whole(&mut out, dv), &mut scratch);
     hash(&out)
 }
 

@@ -26,9 +26,15 @@ pub const ATTENTION_BLOCK: usize = 64;
 /// Positions of context that are reduced alone before being merged in ascending order.
 pub const ATTENTION_SEGMENT: usize = 1024;
 
+/// Queries that walk over keys and values together: enough that bringing those to the core costs
+/// little beside what is done with them, few enough that their own state stays near it.
+pub const ATTENTION_TILE: usize = 64;
+
 // A segment holds whole activation blocks, so no block's scale is split between two chains.
 const _: () =
     assert!(SEGMENT.is_multiple_of(SUPER_BLOCK) && SUPER_BLOCK.is_multiple_of(SMALL_BLOCK));
 // Online softmax steps over whole pages, and a context segment over whole steps.
 const _: () = assert!(ATTENTION_BLOCK.is_multiple_of(PAGE));
 const _: () = assert!(ATTENTION_SEGMENT.is_multiple_of(ATTENTION_BLOCK));
+// What queries have come to is kept in lanes.
+const _: () = assert!(ATTENTION_TILE.is_multiple_of(LANES));

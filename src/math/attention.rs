@@ -1,4 +1,4 @@
-//! Attention of one query over paged keys and values, written once for all instruction sets.
+//! Attention over paged keys and values, written once for all instruction sets.
 //!
 //! A page holds 16 positions: its keys as `[d][16]`, so that one vector holds one dimension of 16
 //! keys, its values as `[16][dv]`. The query sees positions `first..len`; nothing outside them is
@@ -28,13 +28,26 @@
 //!
 //! `max(x, y)` is `if x > y { x } else { y }`. Blocks and segments lie at absolute positions, so
 //! prefill in any chunks, a reused prefix and decode take the same steps for the same query.
+//!
+//! Queries know nothing of each other, so many walk together (a tile): those of all heads that
+//! share the keys, at consecutive positions. A vector of keys or values, once loaded, then serves
+//! as many queries as there are registers for. For each of them the order above is kept to the
+//! letter.
 
 // Several arrays are walked by one index, over ranges that the compiler unrolls.
 #![allow(clippy::needless_range_loop)]
 
-use super::elementwise::{exp_lanes, exp_one};
-use super::simd::{Row, Simd};
-use crate::base::limits::{ATTENTION_BLOCK, ATTENTION_SEGMENT, LANES, PAGE};
+mod block;
+mod lanes;
+
+use std::ops::Range;
+
+use block::{Scores, State, Tile};
+
+use super::columns::Columns;
+use super::elementwise::{divide, exp_one, scale};
+use super::simd::Simd;
+use crate::base::limits::{ATTENTION_BLOCK, ATTENTION_SEGMENT, ATTENTION_TILE, LANES, PAGE};
 
 const PAGES: usize = ATTENTION_BLOCK / PAGE;
 
@@ -80,9 +93,46 @@ pub fn store_v(values: &mut [f32], slot: usize, value: &[f32]) {
     values[slot * value.len()..][..value.len()].copy_from_slice(value);
 }
 
+/// Queries of the heads that share a key-value head, at consecutive positions of one sequence.
+#[derive(Clone, Copy, Debug)]
+pub struct Queries<'a> {
+    /// `[positions][stride]`: the queries of a position lie side by side, head by head, at the
+    /// beginning of its stride.
+    pub q: &'a [f32],
+    pub stride: usize,
+    pub heads: usize,
+    pub scale: f32,
+    /// What the first position's queries see ends here; for each further position, one later.
+    pub end: usize,
+    /// How many of the last positions before its end a query sees, `None`: all.
+    pub window: Option<usize>,
+    /// By head, a logit that takes part in the softmax and has no value.
+    pub sinks: Option<&'a [f32]>,
+}
+
+impl<'a> Queries<'a> {
+    /// The query of a head at a position.
+    #[inline(always)]
+    pub(super) fn query(&self, position: usize, head: usize, d: usize) -> &'a [f32] {
+        &self.q[position * self.stride + head * d..][..d]
+    }
+
+    /// What the queries of a position see.
+    #[inline(always)]
+    pub(super) fn seen(&self, position: usize) -> Range<usize> {
+        let end = self.end + position;
+        end - self.window.unwrap_or(end).min(end)..end
+    }
+}
+
 /// Buffers that `attend` needs, kept from call to call.
 #[derive(Debug, Default)]
 pub struct AttentionScratch {
+    /// Queries side by side
+    pub(super) q: Vec<f32>,
+    /// By query, the scores of a block, then what its values are weighed by
+    pub(super) p: Vec<Scores>,
+    /// By query, the sums of a segment
     pub(super) o: Vec<f32>,
 }
 
@@ -92,69 +142,98 @@ impl AttentionScratch {
     }
 }
 
-/// One query and what it sees.
-#[derive(Clone, Copy)]
-pub(super) struct Query<'a> {
-    pub q: &'a [f32],
-    pub scale: f32,
-    pub first: usize,
-    pub len: usize,
-}
-
-/// What a stretch of positions adds up to, beside its `o`.
-#[derive(Clone, Copy)]
-struct State {
-    m: f32,
-    l: f32,
-}
-
 #[inline(always)]
 fn larger(a: f32, b: f32) -> f32 {
     if a > b { a } else { b }
 }
 
 #[inline(always)]
+fn overlap(a: Range<usize>, b: Range<usize>) -> Range<usize> {
+    let start = a.start.max(b.start);
+    start..a.end.min(b.end).max(start)
+}
+
+/// Attention of all queries; row i of `out` is for the i-th position, its heads side by side.
+#[inline(always)]
 pub(super) fn attend<S: Simd>(
     s: S,
-    query: Query,
+    queries: &Queries,
     kv: &KvView,
-    sink: Option<f32>,
-    out: &mut [f32],
+    out: &mut Columns,
     scratch: &mut AttentionScratch,
 ) {
-    assert!(query.q.len() == kv.d && out.len() == kv.dv, "query and output have the head's width");
-    out.fill(0.0);
-    if query.first >= query.len {
-        return;
+    assert_eq!(out.cols(), queries.heads * kv.dv, "each head has its place in the output");
+    assert!(queries.sinks.is_none_or(|sinks| sinks.len() == queries.heads), "a sink by head");
+    let count = out.rows() * queries.heads;
+    for first in (0..count).step_by(ATTENTION_TILE) {
+        let tile = Tile::new(queries, kv, first, ATTENTION_TILE.min(count - first));
+        walk(s, &tile, out, scratch);
     }
-    scratch.o.resize(kv.dv, 0.0);
-    let o = &mut scratch.o[..];
-    let mut total = None;
-    let mut at = query.first / ATTENTION_SEGMENT * ATTENTION_SEGMENT;
-    while at < query.len {
-        let first = query.first.max(at);
-        let end = query.len.min(at + ATTENTION_SEGMENT);
-        total = Some(match total {
-            None => segment(s, query, kv, first, end, out),
-            Some(State { m, l }) => {
-                let part = segment(s, query, kv, first, end, o);
-                let largest = larger(m, part.m);
-                let a = exp_one(s, m - largest);
-                let b = exp_one(s, part.m - largest);
-                merge(s, out, a, o, b);
-                State { m: largest, l: l.mul_add(a, part.l * b) }
+}
+
+/// Attention of the queries of a tile.
+#[inline(always)]
+fn walk<S: Simd>(s: S, tile: &Tile, out: &mut Columns, scratch: &mut AttentionScratch) {
+    let (count, dv, sinks) = (tile.count, tile.kv.dv, tile.queries.sinks);
+    tile.pack::<S>(&mut scratch.q);
+    let room = tile.room();
+    scratch.p.resize(room, Scores::NONE);
+    scratch.o.clear();
+    scratch.o.resize(room * dv, 0.0);
+    let (q, p, o) = (&scratch.q[..], &mut scratch.p[..], &mut scratch.o[..]);
+
+    let mut total = State::NONE;
+    let all = tile.starts[0]..tile.ends[count - 1];
+    let mut at = all.start / ATTENTION_SEGMENT * ATTENTION_SEGMENT;
+    while at < all.end {
+        let segment = overlap(all.clone(), at..at + ATTENTION_SEGMENT);
+        let mut part = State::NONE;
+        let mut block = segment.start / ATTENTION_BLOCK * ATTENTION_BLOCK;
+        while block < segment.end {
+            tile.block(s, block, q, p, o, &mut part);
+            block += ATTENTION_BLOCK;
+        }
+        for i in 0..count {
+            let seen = tile.seen(i);
+            if overlap(seen.clone(), segment.clone()).is_empty() {
+                continue;
             }
-        });
+            let (position, head) = tile.place(i);
+            let out = &mut out.row(position)[head * dv..][..dv];
+            let o = &mut o[i * dv..][..dv];
+            if seen.start >= at {
+                out.copy_from_slice(o);
+                (total.m[i], total.l[i]) = (part.m[i], part.l[i]);
+            } else {
+                let m = larger(total.m[i], part.m[i]);
+                let a = exp_one(s, total.m[i] - m);
+                let b = exp_one(s, part.m[i] - m);
+                merge(s, out, a, o, b);
+                (total.m[i], total.l[i]) = (m, total.l[i].mul_add(a, part.l[i] * b));
+            }
+            if segment.end < all.end {
+                o.fill(0.0);
+            }
+        }
         at += ATTENTION_SEGMENT;
     }
-    let Some(State { m, mut l }) = total else { return };
-    if let Some(sink) = sink {
-        let largest = larger(m, sink);
-        let a = exp_one(s, m - largest);
-        l = l.mul_add(a, exp_one(s, sink - largest));
-        rescale(s, out, a);
+
+    for i in 0..count {
+        let (position, head) = tile.place(i);
+        let out = &mut out.row(position)[head * dv..][..dv];
+        if tile.seen(i).is_empty() {
+            out.fill(0.0);
+            continue;
+        }
+        let mut l = total.l[i];
+        if let Some(sinks) = sinks {
+            let m = larger(total.m[i], sinks[head]);
+            let a = exp_one(s, total.m[i] - m);
+            l = l.mul_add(a, exp_one(s, sinks[head] - m));
+            scale(s, a, out);
+        }
+        divide(s, out, l);
     }
-    super::elementwise::divide(s, out, l);
 }
 
 /// `o = fma(o, a, part * b)`.
@@ -169,121 +248,5 @@ fn merge<S: Simd>(s: S, o: &mut [f32], a: f32, part: &[f32], b: f32) {
     }
     for (o, part) in tail.iter_mut().zip(part_tail) {
         *o = o.mul_add(a, part * b);
-    }
-}
-
-#[inline(always)]
-fn rescale<S: Simd>(s: S, o: &mut [f32], c: f32) {
-    super::elementwise::scale(s, c, o);
-}
-
-/// Reduces positions `first..end`, which lie in one segment, into `o`.
-#[inline(always)]
-fn segment<S: Simd>(
-    s: S,
-    query: Query,
-    kv: &KvView,
-    first: usize,
-    end: usize,
-    o: &mut [f32],
-) -> State {
-    o.fill(0.0);
-    let mut state = State { m: f32::NEG_INFINITY, l: 0.0 };
-    let mut block = first / ATTENTION_BLOCK * ATTENTION_BLOCK;
-    while block < end {
-        let seen = first.max(block) - block..(end - block).min(ATTENTION_BLOCK);
-        let mut p = [[f32::NEG_INFINITY; LANES]; PAGES];
-        let page0 = block / PAGE;
-        let pages = seen.start / PAGE..seen.end.div_ceil(PAGE);
-        if pages.len() == PAGES {
-            let k: [&[f32]; PAGES] =
-                [kv.keys(page0), kv.keys(page0 + 1), kv.keys(page0 + 2), kv.keys(page0 + 3)];
-            scores(s, query, k, &mut p);
-        } else {
-            for i in pages.clone() {
-                let (_, rest) = p.split_at_mut(i);
-                scores(s, query, [kv.keys(page0 + i)], rest);
-            }
-        }
-        for (i, score) in p.as_flattened_mut().iter_mut().enumerate() {
-            if !seen.contains(&i) {
-                *score = f32::NEG_INFINITY;
-            }
-        }
-
-        let mut largest = s.load(&p[0]);
-        for row in &p[1..] {
-            largest = s.max(largest, s.load(row));
-        }
-        let m = larger(state.m, s.fold_max(largest));
-        let c = exp_one(s, state.m - m);
-        let mut sum = s.splat(0.0);
-        for (i, row) in p.iter_mut().enumerate() {
-            let e = exp_lanes(s, s.sub(s.load(row), s.splat(m)));
-            s.store(e, row);
-            sum = if i == 0 { e } else { s.add(sum, e) };
-        }
-        state = State { m, l: state.l.mul_add(c, s.fold_add(sum)) };
-
-        rescale(s, o, c);
-        for i in pages {
-            let seen = seen.start.max(i * PAGE) - i * PAGE..(seen.end - i * PAGE).min(PAGE);
-            let values = &kv.values(page0 + i)[seen.start * kv.dv..seen.end * kv.dv];
-            weigh(s, &p[i][seen], values, o);
-        }
-        block += ATTENTION_BLOCK;
-    }
-    state
-}
-
-/// The scores of `P` whole pages, seen or not.
-#[inline(always)]
-fn scores<S: Simd, const P: usize>(s: S, query: Query, keys: [&[f32]; P], out: &mut [Row]) {
-    let mut acc = [s.splat(0.0); P];
-    let keys = keys.map(|keys| &keys.as_chunks::<LANES>().0[..query.q.len()]);
-    for (d, q) in query.q.iter().enumerate() {
-        for i in 0..P {
-            acc[i] = s.fma(s.splat(*q), s.load(&keys[i][d]), acc[i]);
-        }
-    }
-    for i in 0..P {
-        s.store(s.mul(acc[i], s.splat(query.scale)), &mut out[i]);
-    }
-}
-
-/// Adds a page's seen values, weighed by `p`, to `o`.
-#[inline(always)]
-fn weigh<S: Simd>(s: S, p: &[f32], values: &[f32], o: &mut [f32]) {
-    let dv = o.len();
-    if dv == 0 {
-        return;
-    }
-    let mut at = 0;
-    // Four chains of additions side by side hide each other's latency.
-    while at + 4 * LANES <= dv {
-        let (rows, _) = o[at..at + 4 * LANES].as_chunks_mut::<LANES>();
-        let mut acc = [s.load(&rows[0]), s.load(&rows[1]), s.load(&rows[2]), s.load(&rows[3])];
-        for (p, value) in p.iter().zip(values.chunks_exact(dv)) {
-            let (value, _) = value[at..at + 4 * LANES].as_chunks::<LANES>();
-            for i in 0..4 {
-                acc[i] = s.fma(s.splat(*p), s.load(&value[i]), acc[i]);
-            }
-        }
-        for i in 0..4 {
-            s.store(acc[i], &mut rows[i]);
-        }
-        at += 4 * LANES;
-    }
-    while at < dv {
-        let width = LANES.min(dv - at);
-        let mut row = super::elementwise::padded(&o[at..at + width]);
-        let mut acc = s.load(&row);
-        for (p, value) in p.iter().zip(values.chunks_exact(dv)) {
-            let value = super::elementwise::padded(&value[at..at + width]);
-            acc = s.fma(s.splat(*p), s.load(&value), acc);
-        }
-        s.store(acc, &mut row);
-        o[at..at + width].copy_from_slice(&row[..width]);
-        at += width;
     }
 }

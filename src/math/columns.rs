@@ -40,6 +40,18 @@ impl<'a, T> Columns<'a, T> {
         self.cols
     }
 
+    /// Some of the rows.
+    pub fn some(&mut self, rows: Range<usize>) -> Columns<'_, T> {
+        assert!(rows.start <= rows.end && rows.end <= self.rows, "rows of the rectangle");
+        Columns {
+            at: self.at.wrapping_add(rows.start * self.stride),
+            rows: rows.len(),
+            cols: self.cols,
+            stride: self.stride,
+            buffer: PhantomData,
+        }
+    }
+
     /// The part of a row that is in the rectangle.
     pub fn row(&mut self, row: usize) -> &mut [T] {
         assert!(row < self.rows, "row {row} of {}", self.rows);
@@ -213,6 +225,19 @@ mod tests {
         let mut b = [9.0; 10];
         let got = filled(&mut b, |b| Shares::within(b, 5, 1..4, 2));
         assert_eq!(got, [9., 0., 0., 1., 9., 9., 0., 0., 1., 9.]);
+    }
+
+    #[test]
+    fn some_rows_of_a_part_are_those_of_the_buffer() {
+        let mut b = [0.0; 15];
+        let shares = Shares::grid(&mut b, 3, 4, 2);
+        let mut part = shares.take(0);
+        let mut some = part.some(1..3);
+        assert_eq!((some.rows(), some.cols()), (2, 2));
+        some.row(0).fill(1.0);
+        some.row(1).fill(2.0);
+        assert_eq!(part.some(4..4).rows(), 0);
+        assert_eq!(b, [0., 0., 0., 1., 1., 0., 2., 2., 0., 0., 0., 0., 0., 0., 0.]);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The kernels of the chosen instruction set, behind one safe door.
 
 use super::activations::{Activations, Tokens};
-use super::attention::{AttentionScratch, KvView, Query};
+use super::attention::{AttentionScratch, KvView, Queries};
 use super::columns::Columns;
 #[cfg(target_arch = "x86_64")]
 use super::isa::{Amx, Avx2, Avx512};
@@ -171,21 +171,15 @@ impl Kernels {
         }
     }
 
-    /// Attention of one query over the positions `first..len` of one head, in the order that
-    /// `attention.rs` states. `sink` is a logit that takes part in the softmax and has no value.
-    #[allow(clippy::too_many_arguments)]
+    /// Attention of some queries over what they see of one key-value head, in the order that
+    /// `attention.rs` states. Row i of `out` is for the i-th position, its heads side by side.
     pub fn attend(
         &self,
-        q: &[f32],
-        scale: f32,
+        queries: &Queries,
         kv: &KvView,
-        first: usize,
-        len: usize,
-        sink: Option<f32>,
-        out: &mut [f32],
+        out: &mut Columns,
         scratch: &mut AttentionScratch,
     ) {
-        let query = Query { q, scale, first, len };
-        call!(self, attend(query, kv, sink, out, scratch))
+        call!(self, attend(queries, kv, out, scratch))
     }
 }

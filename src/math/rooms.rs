@@ -5,7 +5,7 @@
 
 use super::activations::{Activations, Quantised, Tokens};
 use super::amx::{self, Ranges, Registers};
-use super::attention::{self, AttentionScratch, KvView, Query};
+use super::attention::{self, AttentionScratch, KvView, Queries};
 use super::block::{Codes, with_codes};
 use super::columns::Columns;
 use super::elementwise;
@@ -54,8 +54,8 @@ macro_rules! room {
                 elementwise::rope_interleaved(x: &mut [f32], cos: &[f32], sin: &[f32]);
                 elementwise::rope_halves(x: &mut [f32], cos: &[f32], sin: &[f32]);
                 attention::attend(
-                    query: Query, kv: &KvView, sink: Option<f32>,
-                    out: &mut [f32], scratch: &mut AttentionScratch
+                    queries: &Queries, kv: &KvView, out: &mut Columns,
+                    scratch: &mut AttentionScratch
                 );
             }
 
@@ -148,7 +148,9 @@ impl Amx {
         quantise(x: &[f32], block: usize, codes: &mut [i8], sums: &mut [i32], scales: &mut [f32]);
         rope_interleaved(x: &mut [f32], cos: &[f32], sin: &[f32]);
         rope_halves(x: &mut [f32], cos: &[f32], sin: &[f32]);
-        attend(query: Query, kv: &KvView, sink: Option<f32>, out: &mut [f32], scratch: &mut AttentionScratch);
+        attend(
+            queries: &Queries, kv: &KvView, out: &mut Columns, scratch: &mut AttentionScratch
+        );
     }
 
     pub(super) fn linear(self, w: &Panels, x: &Activations, tokens: Tokens, out: &mut Columns) {

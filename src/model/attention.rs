@@ -4,12 +4,16 @@
 //! position, so a chunk of prompt and a single token take identical steps. Stages are cut by rows
 //! where each row is worked on alone, and by heads where pages are written or read.
 
+use std::ops::Range;
+
 use super::compute::{Compute, Product, Stage, To, Weights, product};
 use super::config::{Attention as Shape, AttentionKind, Config, QkNorm, RopeTable};
 use super::kv::KvShape;
 use super::parts::{Attention, Grouped, Latent, LatentQuery, LowRank};
-use crate::base::limits::PAGE;
-use crate::math::{Activations, Columns, Forms, KvView, MAX_PARTS, Shares, store_k, store_v};
+use crate::base::limits::{ATTENTION_TILE, PAGE};
+use crate::math::{
+    Activations, Columns, Forms, KvView, MAX_PARTS, Queries, Shares, store_k, store_v,
+};
 
 /// A token of the batch: where it stands in its own sequence.
 #[derive(Clone, Copy)]
@@ -48,14 +52,6 @@ pub struct Context<'a> {
 }
 
 impl Context<'_> {
-    /// First position that a query at `position` sees in this layer.
-    fn first_seen(&self, position: usize) -> usize {
-        match self.config.layers[self.layer].window {
-            Some(window) => (position + 1).saturating_sub(window),
-            None => 0,
-        }
-    }
-
     /// The pages of the sequence that a place is in, by position.
     fn pages_of(&self, place: &Place) -> &[u32] {
         &self.pages[place.pages..]
@@ -86,6 +82,24 @@ impl Context<'_> {
             dv: self.kv.value_dim,
         }
     }
+}
+
+/// Rows that follow each other in one sequence: their queries walk together.
+fn runs(places: &[Place]) -> impl Iterator<Item = Range<usize>> {
+    let follows = |a: &Place, b: &Place| (b.pages, b.position) == (a.pages, a.position + 1);
+    places.chunk_by(follows).scan(0, |end, run| {
+        *end += run.len();
+        Some(*end - run.len()..*end)
+    })
+}
+
+/// Rows and heads whose queries one chunk takes: a tile full, but let no shard be without, and
+/// keep to heads that look at the same keys, of which there are `group`.
+fn tile(compute: &Compute, rows: usize, heads: usize, group: usize) -> (usize, usize) {
+    let share = (rows * heads / compute.crew.seats()).clamp(1, ATTENTION_TILE.min(group));
+    let width = (1..=share).rev().find(|width| group.is_multiple_of(*width)).unwrap_or(1);
+    let run = compute.cut(rows).run.min(ATTENTION_TILE / width);
+    (run.max(rows.div_ceil(MAX_PARTS / (heads / width).min(MAX_PARTS))), width)
 }
 
 /// Adds to the residual stream `hidden` what attention makes of `x` (normed and ready, both
@@ -192,26 +206,29 @@ fn grouped(
         }
     });
 
-    // Chunks of some rows and one key-value head: its pages stay in the cache for them.
     let group = heads / kv_heads;
     let rows = context.places.len();
-    let run = rows.div_ceil(MAX_PARTS / kv_heads.min(MAX_PARTS)).max(cut.run.min(16));
+    let (run, width) = tile(compute, rows, heads, group);
     let out = seen.reset(rows, heads * value_dim, parts.o.forms());
-    let outs = Shares::grid(out, heads * value_dim, run, group * value_dim);
-    let arena = &*arena;
+    let outs = Shares::grid(out, heads * value_dim, run, width * value_dim);
+    let (arena, across) = (&*arena, heads / width);
     compute.each(Stage::Attend, outs.parts(), |hand, i| {
-        let (first_row, kv_head) = (i / kv_heads * run, i % kv_heads);
+        let (first_row, head) = (i / across * run, i % across * width);
         let mut out = outs.take(i);
-        for row in 0..out.rows() {
-            let place = &context.places[first_row + row];
-            let view = context.view(arena, place, kv_head);
-            let (first, len) = (context.first_seen(place.position), place.position + 1);
-            for (j, out) in out.row(row).chunks_exact_mut(value_dim).enumerate() {
-                let head = kv_head * group + j;
-                let query = &q[((first_row + row) * heads + head) * key_dim..][..key_dim];
-                let sink = parts.sinks.as_ref().map(|sinks| sinks[head]);
-                kernels.attend(query, scale, &view, first, len, sink, out, &mut hand.attend);
-            }
+        let places = &context.places[first_row..][..out.rows()];
+        for rows in runs(places) {
+            let place = &places[rows.start];
+            let queries = Queries {
+                q: &q[((first_row + rows.start) * heads + head) * key_dim..],
+                stride: heads * key_dim,
+                heads: width,
+                scale,
+                end: place.position + 1,
+                window: context.config.layers[context.layer].window,
+                sinks: parts.sinks.as_ref().map(|sinks| &sinks[head..head + width]),
+            };
+            let view = context.view(arena, place, head / group);
+            kernels.attend(&queries, &view, &mut out.some(rows), &mut hand.attend);
         }
     });
     compute.finish(Stage::Attend, seen);
@@ -300,40 +317,52 @@ fn latent(
         compute.settle([&up.weight]);
         compute.count(&up.weight, rows);
     }
-    let run = rows.div_ceil(MAX_PARTS / heads.min(MAX_PARTS)).max(cut.run.min(16));
     let (q, arena, nope) = (&q[..], &*arena, &*nope);
     let out = seen.reset(rows * heads, kv_rank, parts.v_up[0].forms());
-    // Rows of a head are not next to each other: as columns of a row they are.
-    let outs = Shares::grid(out, heads * kv_rank, run, kv_rank);
+    {
+        let run = rows.div_ceil(MAX_PARTS / heads.min(MAX_PARTS)).max(cut.run.min(16));
+        // Rows of a head are not next to each other: as columns of a row they are.
+        let outs = Shares::grid(out, heads * kv_rank, run, kv_rank);
+        compute.each(Stage::Attend, outs.parts(), |hand, i| {
+            let (first_row, head) = (i / heads * run, i % heads);
+            let mut out = outs.take(i);
+            let tokens = &of_head[head * rows + first_row..][..out.rows()];
+            let (up, x) = (&parts.k_up[head], nope);
+            let panels = 0..up.weight.panel_count();
+            product(&kernels, hand, Weights::of(up), panels, x, Some(tokens), &mut out);
+        });
+    }
+    // Where a query stood comes what it saw.
+    let (run, width) = tile(compute, rows, heads, heads);
+    let outs = Shares::grid(out, heads * kv_rank, run, width * kv_rank);
+    let across = heads / width;
     compute.each(Stage::Attend, outs.parts(), |hand, i| {
-        let (first_row, head) = (i / heads * run, i % heads);
+        let (first_row, head) = (i / across * run, i % across * width);
         let mut out = outs.take(i);
-        let tokens = &of_head[head * rows + first_row..][..out.rows()];
-        let up = &parts.k_up[head];
-        let mut absorbed = std::mem::take(&mut hand.floats);
-        absorbed.resize(tokens.len() * kv_rank, 0.0);
-        let mut to = Columns::whole(&mut absorbed, kv_rank);
-        product(
-            &kernels,
-            hand,
-            Weights::of(up),
-            0..up.weight.panel_count(),
-            nope,
-            Some(tokens),
-            &mut to,
-        );
+        let places = &context.places[first_row..][..out.rows()];
+        hand.query.clear();
         for row in 0..out.rows() {
-            let place = &context.places[first_row + row];
-            let rotated = ((first_row + row) * heads + head) * q_dim + nope_dim;
-            hand.query.clear();
-            hand.query.extend(to.row(row).iter());
-            hand.query.extend(&q[rotated..rotated + rope_dim]);
-            let view = context.view(arena, place, 0);
-            let (first, len) = (context.first_seen(place.position), place.position + 1);
-            let (query, out) = (&hand.query, out.row(row));
-            kernels.attend(query, scale, &view, first, len, None, out, &mut hand.attend);
+            let rotated = q[((first_row + row) * heads + head) * q_dim..].chunks_exact(q_dim);
+            for (absorbed, q) in out.row(row).chunks_exact(kv_rank).zip(rotated) {
+                hand.query.extend(absorbed);
+                hand.query.extend(&q[nope_dim..]);
+            }
         }
-        hand.floats = absorbed;
+        let stride = width * (kv_rank + rope_dim);
+        for rows in runs(places) {
+            let place = &places[rows.start];
+            let queries = Queries {
+                q: &hand.query[rows.start * stride..],
+                stride,
+                heads: width,
+                scale,
+                end: place.position + 1,
+                window: context.config.layers[context.layer].window,
+                sinks: None,
+            };
+            let view = context.view(arena, place, 0);
+            kernels.attend(&queries, &view, &mut out.some(rows), &mut hand.attend);
+        }
     });
     compute.finish(Stage::Attend, seen);
 

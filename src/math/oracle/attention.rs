@@ -1,8 +1,11 @@
 //! Attention one number at a time, in the order that `math/attention.rs` states.
 
+use std::ops::Range;
+
 use super::{LANES, exp_of, fold, max};
 use crate::base::limits::{ATTENTION_BLOCK, ATTENTION_SEGMENT, PAGE};
-use crate::math::attention::{AttentionScratch, KvView, Query};
+use crate::math::attention::{AttentionScratch, KvView, Queries};
+use crate::math::columns::Columns;
 
 struct Part {
     m: f32,
@@ -11,18 +14,39 @@ struct Part {
 }
 
 pub(in crate::math) fn attend(
-    query: Query,
+    queries: &Queries,
     kv: &KvView,
-    sink: Option<f32>,
-    out: &mut [f32],
+    out: &mut Columns,
     _: &mut AttentionScratch,
 ) {
-    assert!(query.q.len() == kv.d && out.len() == kv.dv, "query and output have the head's width");
+    assert_eq!(out.cols(), queries.heads * kv.dv, "each head has its place in the output");
+    for position in 0..out.rows() {
+        for head in 0..queries.heads {
+            let query = Query {
+                q: queries.query(position, head, kv.d),
+                scale: queries.scale,
+                seen: queries.seen(position),
+            };
+            let sink = queries.sinks.map(|sinks| sinks[head]);
+            let out = &mut out.row(position)[head * kv.dv..][..kv.dv];
+            alone(&query, kv, sink, out);
+        }
+    }
+}
+
+/// One query, which knows nothing of the others.
+struct Query<'a> {
+    q: &'a [f32],
+    scale: f32,
+    seen: Range<usize>,
+}
+
+fn alone(query: &Query, kv: &KvView, sink: Option<f32>, out: &mut [f32]) {
     let mut total: Option<Part> = None;
-    for segment in 0..query.len.div_ceil(ATTENTION_SEGMENT) {
+    for segment in 0..query.seen.end.div_ceil(ATTENTION_SEGMENT) {
         let at = segment * ATTENTION_SEGMENT;
         let seen: Vec<usize> =
-            (at..at + ATTENTION_SEGMENT).filter(|i| (query.first..query.len).contains(i)).collect();
+            (at..at + ATTENTION_SEGMENT).filter(|i| query.seen.contains(i)).collect();
         if seen.is_empty() {
             continue;
         }
@@ -57,7 +81,7 @@ fn merge(total: Part, part: Part) -> Part {
 }
 
 /// The seen positions of one segment.
-fn reduce(query: Query, kv: &KvView, seen: &[usize]) -> Part {
+fn reduce(query: &Query, kv: &KvView, seen: &[usize]) -> Part {
     let mut part = Part { m: f32::NEG_INFINITY, l: 0.0, o: vec![0.0; kv.dv] };
     for block in seen.chunk_by(|a, b| a / ATTENTION_BLOCK == b / ATTENTION_BLOCK) {
         let mut scores = [f32::NEG_INFINITY; ATTENTION_BLOCK];

@@ -1,7 +1,7 @@
 //! Attention over pages.
 
 use super::*;
-use crate::math::{AttentionScratch, KvView, store_k, store_v};
+use crate::math::{AttentionScratch, Columns, KvView, Queries, Shares, store_k, store_v};
 
 /// Keys and values, and the arena of pages that they were stored into.
 struct Cache {
@@ -60,11 +60,18 @@ impl Cache {
         len: usize,
         sink: Option<f32>,
     ) -> Vec<f32> {
+        let queries = Queries {
+            q,
+            stride: self.d,
+            heads: 1,
+            scale: 0.3,
+            end: len,
+            window: Some(len.saturating_sub(first)),
+            sinks: sink.as_ref().map(std::slice::from_ref),
+        };
         let mut out = vec![7.0; self.dv];
-        // Leftovers of another call must not matter.
-        let mut scratch = AttentionScratch::new();
-        scratch.o = vec![f32::NAN; 3];
-        k.attend(q, 0.3, &self.view(), first, len, sink, &mut out, &mut scratch);
+        let columns = &mut Columns::whole(&mut out, self.dv);
+        k.attend(&queries, &self.view(), columns, &mut leftovers());
         out
     }
 
@@ -84,6 +91,14 @@ impl Cache {
             })
             .collect()
     }
+}
+
+/// What another call left behind must not matter.
+fn leftovers() -> AttentionScratch {
+    let mut scratch = AttentionScratch::new();
+    scratch.o = vec![f32::NAN; 300];
+    scratch.q = vec![f32::NAN; 5000];
+    scratch
 }
 
 #[test]
@@ -187,4 +202,80 @@ fn segments_of_like_weight_are_merged_in_order() {
             assert!((*got as f64 - want).abs() < 2e-6, "{first}..{len}: {got} for {want}");
         }
     }
+}
+
+/// Queries at consecutive positions, in rows wider than they are, into columns of a wider buffer.
+/// Each must see exactly what it sees alone.
+fn compare(rng: &mut Rng, cache: &Cache, heads: usize, end: usize, window: Option<usize>) {
+    let (d, dv, rows) = (cache.d, cache.dv, cache.keys.len() + 1 - end);
+    let (stride, left) = (heads * d + 3, 2 * heads * dv);
+    let q: Vec<f32> = rng.floats(rows * stride).iter().map(|q| q * 5.0).collect();
+    let sinks = rng.floats(heads);
+    let sinks = (heads % 2 == 1).then_some(&sinks[..]);
+    let queries = Queries { q: &q, stride, heads, scale: 0.3, end, window, sinks };
+    let what = format!("{d} {dv}: {rows} x {heads} from {end}, window {window:?}");
+
+    let mut want = Vec::new();
+    for row in 0..rows {
+        for head in 0..heads {
+            let q = &q[row * stride + head * d..][..d];
+            let len = end + row;
+            let first = window.map_or(0, |window| len.saturating_sub(window));
+            want.extend(cache.attend(&oracle(), q, first, len, sinks.map(|sinks| sinks[head])));
+        }
+    }
+    for kernels in vectors().into_iter().chain([oracle()]) {
+        let mut wide = vec![7.0; rows * (left + heads * dv)];
+        let shares =
+            Shares::within(&mut wide, left + heads * dv, left..left + heads * dv, heads * dv);
+        let mut out = shares.take(0);
+        kernels.attend(&queries, &cache.view(), &mut out, &mut leftovers());
+        let got: Vec<f32> = (0..rows).flat_map(|row| out.row(row).to_vec()).collect();
+        same_bits(&got, &want, &format!("{} {what}", kernels.isa()));
+        assert!(wide.chunks_exact(left + heads * dv).all(|row| row[..left] == vec![7.0; left]));
+    }
+}
+
+#[test]
+fn queries_that_walk_together_see_what_each_sees_alone() {
+    let mut rng = Rng(26);
+    // Tiles that end within a position, sides of all widths, values with and without whole rows.
+    for (d, dv) in [(16, 16), (24, 37), (32, 128), (5, 3)] {
+        for heads in [1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 70] {
+            for (rows, end) in [(1, 50), (2, 64), (5, 61), (13, 1020)] {
+                let cache = Cache::new(&mut rng, d, dv, end + rows - 1);
+                compare(&mut rng, &cache, heads, end, None);
+            }
+        }
+    }
+}
+
+#[test]
+fn windows_move_on_within_a_tile() {
+    let mut rng = Rng(27);
+    for heads in [1, 2, 5, 8] {
+        for window in [0, 1, 2, 15, 16, 17, 63, 64, 65, 130, 1000] {
+            for (rows, end) in [(70, 1), (70, 100), (150, 1000), (3, 1024)] {
+                let mut cache = Cache::new(&mut rng, 8, 20, end + rows - 1);
+                // Pages that nobody sees any more have been given away.
+                let given = end.saturating_sub(window.max(1)) / 16;
+                cache.pages[..given].fill(u32::MAX);
+                compare(&mut rng, &cache, heads, end, Some(window));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_tile_may_reach_over_several_segments() {
+    let mut rng = Rng(28);
+    for (heads, rows, end, window) in
+        [(1, 100, 2000, None), (3, 30, 3060, None), (2, 90, 2040, Some(1024)), (8, 4, 1022, None)]
+    {
+        let cache = Cache::new(&mut rng, 8, 16, end + rows - 1);
+        compare(&mut rng, &cache, heads, end, window);
+    }
+    // The shape of latent attention: values are part of the keys, and all heads look at them.
+    let cache = Cache::new(&mut rng, 72, 64, 200);
+    compare(&mut rng, &cache, 16, 190, None);
 }

@@ -21,6 +21,7 @@ mod progress;
 mod read;
 mod replay;
 mod run;
+mod serve;
 mod signals;
 mod size;
 mod synth;
@@ -51,6 +52,7 @@ struct Args {
 #[derive(Subcommand)]
 enum Command {
     Run(run::Args),
+    Serve(serve::Args),
     Inspect(inspect::Args),
     Tokenize(tokenize::Args),
     Logits(logits::Args),
@@ -78,6 +80,7 @@ pub fn main() -> ExitCode {
     };
     let outcome = match command {
         Command::Run(args) => run::run(args),
+        Command::Serve(args) => serve::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Tokenize(args) => tokenize::run(args),
         Command::Logits(args) => logits::run(args),

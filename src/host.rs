@@ -11,6 +11,7 @@
 //!                                                                                 on all shards
 //!                                         sim      what a seed says
 //! roof      how fast memory is            profile  and a drive           tuning   and what slows it
+//! socket    where others connect          bell     how threads are woken
 //! ```
 
 pub mod arena;
@@ -26,5 +27,6 @@ pub mod profile;
 pub mod ring;
 pub mod roof;
 pub mod sim;
+pub mod socket;
 pub mod topology;
 pub mod tuning;

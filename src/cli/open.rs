@@ -112,12 +112,13 @@ fn record(engine: &mut Engine, source: &Source, how: &How) -> Outcome {
 }
 
 /// What the files call the model.
-fn name(source: &Source) -> Cow<'_, str> {
+pub fn name(source: &Source) -> Cow<'_, str> {
     let path = source.path();
     path.file_name().unwrap_or(path.as_os_str()).to_string_lossy()
 }
 
-fn plan(source: &Source, model: &Model, how: &How, wish: Wish, cores: usize) -> Outcome<Plan> {
+/// Where every byte would go.
+pub fn plan(source: &Source, model: &Model, how: &How, wish: Wish, cores: usize) -> Outcome<Plan> {
     let facts = Facts::of(&name(source), model);
     let ask = Ask {
         memory: how.memory.map(|memory| memory.bytes(facts.free)).transpose()?,

@@ -7,6 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::{SigId, flag, low_level};
 
+use crate::host::bell::Bell;
+
 /// Notes a signal, so that a command can end in order: what was written is shown, and no part of
 /// a file stays behind.
 pub struct Stop {
@@ -54,6 +56,16 @@ impl Stop {
     /// For a conversation, in which Ctrl-C ends an answer.
     pub fn on_interrupt() -> io::Result<Stop> {
         Stop::on(&[SIGINT])
+    }
+
+    /// For a server, which sleeps when it has nothing to do: the first signal also rings a bell,
+    /// and the second ends the program at once, as long as nobody takes the first.
+    pub fn ringing(bell: &Bell) -> io::Result<Stop> {
+        let mut stop = Stop::on_any()?;
+        for &signal in stop.signals {
+            stop.notes.push(bell.ring_on(signal)?);
+        }
+        Ok(stop)
     }
 
     fn on(signals: &'static [i32]) -> io::Result<Stop> {

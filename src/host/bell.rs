@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::sync::Arc;
 
 use glommio::io::BufferedFile;
+use signal_hook::{SigId, low_level};
 
 /// The end that rings. Cheap to clone, for any thread.
 #[derive(Clone, Debug)]
@@ -34,6 +35,15 @@ impl Bell {
         // SAFETY: eight bytes that live through the call. It could fail only if the count were
         // about to overflow, and then the bell rings already.
         unsafe { libc::write(self.0.as_raw_fd(), one.as_ptr().cast(), one.len()) };
+    }
+
+    /// Has a signal ring it, until the note is unregistered.
+    pub fn ring_on(&self, signal: i32) -> io::Result<SigId> {
+        let bell = self.clone();
+        // SAFETY: all that is done inside the handler is a write(2) to a descriptor that the
+        // closure keeps open; it takes no lock and no memory. It cannot fail, so that it leaves
+        // errno as it was.
+        unsafe { low_level::register(signal, move || bell.ring()) }
     }
 
     /// An ear on this thread's reactor. To be called inside it.

@@ -1,0 +1,380 @@
+//! `penstock serve`: answers many clients at once, until it is asked to stop.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::time::Duration;
+
+use hyper::{HeaderMap, StatusCode};
+
+use super::open::Wish;
+use super::out::note;
+use super::signals::Stop;
+use super::size::{Size, size};
+use super::{Compute, Outcome, counted, open, positive};
+use crate::base::units::Bytes;
+use crate::engine::Engine;
+use crate::host::bell::Bell;
+use crate::host::topology::Topology;
+use crate::model::Text;
+use crate::plan::Plan;
+use crate::serve::announce::{Announcement, Callback};
+use crate::serve::http::{Handler, Limits};
+use crate::serve::peer::Allowed;
+use crate::serve::reply::{Body, Call, Reply};
+use crate::serve::socket::{self, Owner, Place, SocketFile};
+use crate::serve::{self, Drained, Open, Shutdown};
+use crate::shard::{self, Lead, Queues, Seats};
+
+/// Serve a model to many clients over a Unix socket, and over TCP where asked.
+///
+/// The first SIGTERM or Ctrl-C lets no more requests in and finishes those there are; the second
+/// stops at once. Under systemd it takes sockets over, says when it is ready, and answers the
+/// watchdog.
+#[derive(clap::Args, Clone)]
+#[command(after_help = "\
+Examples:
+  penstock serve demo
+  curl --unix-socket $XDG_RUNTIME_DIR/penstock.sock http://localhost/v1/models
+  penstock serve MODEL --memory 24GiB --listen 127.0.0.1:8080
+  penstock serve MODEL --cores 1 --sequential --worker-id 3 --callback-url http://127.0.0.1:9000/up")]
+pub struct Args {
+    /// A GGUF file, a Hugging Face folder, or `demo`
+    model: String,
+
+    #[command(flatten)]
+    places: Places,
+
+    #[command(flatten)]
+    scheduling: Scheduling,
+
+    #[command(flatten)]
+    compute: Compute,
+}
+
+/// Where clients come in.
+#[derive(clap::Args, Clone)]
+#[command(next_help_heading = "Where clients come in")]
+struct Places {
+    /// Unix socket to listen at [default: $XDG_RUNTIME_DIR/penstock.sock, else
+    /// /run/penstock/penstock.sock; none where systemd hands sockets over]
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
+
+    /// Listen at a TCP address too, as 127.0.0.1:8080; may be given several times
+    #[arg(long, value_name = "ADDRESS:PORT", value_parser = address)]
+    listen: Vec<SocketAddr>,
+
+    /// Who may connect, as the mode of the socket file
+    #[arg(long, value_name = "MODE", default_value = "0660", value_parser = mode)]
+    socket_mode: u32,
+
+    /// Whose the socket file is
+    #[arg(long, value_name = "USER[:GROUP]", value_parser = owner)]
+    socket_owner: Option<Owner>,
+
+    /// Let only this user connect, by number or name; may be given several times
+    #[arg(long, value_name = "USER", value_parser = user, conflicts_with = "listen")]
+    allow_uid: Vec<u32>,
+
+    /// Let only members of this group connect; with --allow-uid, those too
+    #[arg(long, value_name = "GROUP", value_parser = group, conflicts_with = "listen")]
+    allow_gid: Vec<u32>,
+
+    /// Connections at once; more are told to come again
+    #[arg(long, value_name = "N", default_value_t = 8192, value_parser = positive)]
+    max_connections: usize,
+
+    /// Largest body of a request
+    #[arg(long, value_name = "SIZE", default_value = "32MiB", value_parser = body)]
+    max_body: usize,
+
+    /// How long running requests may take to finish after the first signal
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = time)]
+    drain_timeout: Duration,
+
+    /// POST to this address when ready and before leaving: http://HOST:PORT/PATH (a name is
+    /// looked up once, at start) or unix:///PATH/OF/SOCKET
+    #[arg(long, value_name = "URL", value_parser = Callback::parse)]
+    callback_url: Option<Callback>,
+
+    /// What this worker is called in what is posted
+    #[arg(long, value_name = "ID", requires = "callback_url")]
+    worker_id: Option<String>,
+}
+
+/// Who computes when. None of it changes a bit of any answer.
+#[derive(clap::Args, Clone)]
+#[command(next_help_heading = "Who computes when (the answers stay the same)")]
+struct Scheduling {
+    /// Requests that compute together at most
+    #[arg(long, value_name = "N", default_value_t = 32, value_parser = positive)]
+    parallel: usize,
+
+    /// Requests that wait at most; more are refused with a time to come again
+    #[arg(long, value_name = "N", default_value_t = 256, value_parser = positive)]
+    queue: usize,
+
+    /// Longest that an answer under way may be held up by others' prompts
+    #[arg(long, value_name = "TIME", default_value = "200ms", value_parser = time)]
+    stall: Duration,
+
+    /// One request at a time, in the order they come
+    #[arg(long, conflicts_with = "parallel")]
+    sequential: bool,
+
+    /// Positions to make room for, of all requests together [default: what the plan finds room
+    /// for]
+    #[arg(long, value_name = "N", value_parser = positive)]
+    context: Option<usize>,
+}
+
+impl Scheduling {
+    /// Requests in one step.
+    fn sessions(&self) -> usize {
+        if self.sequential { 1 } else { self.parallel }
+    }
+}
+
+fn address(text: &str) -> Result<SocketAddr, String> {
+    let named = text.strip_prefix("localhost:").map(|port| format!("127.0.0.1:{port}"));
+    named
+        .as_deref()
+        .unwrap_or(text)
+        .parse()
+        .map_err(|_| "expected an address and a port, as 127.0.0.1:8080 or [::1]:8080".to_string())
+}
+
+fn mode(text: &str) -> Result<u32, String> {
+    match u32::from_str_radix(text, 8) {
+        Ok(mode) if mode <= 0o777 => Ok(mode),
+        _ => Err("expected octal digits, as 0660".into()),
+    }
+}
+
+fn owner(text: &str) -> Result<Owner, String> {
+    Owner::parse(text).map_err(|error| error.to_string())
+}
+
+fn user(text: &str) -> Result<u32, String> {
+    socket::number(text, "/etc/passwd", "user").map_err(|error| error.to_string())
+}
+
+fn group(text: &str) -> Result<u32, String> {
+    socket::number(text, "/etc/group", "group").map_err(|error| error.to_string())
+}
+
+fn body(text: &str) -> Result<usize, String> {
+    match size(text)? {
+        Size::Bytes(bytes) if bytes <= 4 << 30 => Ok(bytes as usize),
+        Size::Bytes(_) | Size::Part(_) => Err("expected at most 4GiB, as 32MiB".into()),
+    }
+}
+
+/// `200ms`, `30s`, `2m`.
+fn time(text: &str) -> Result<Duration, String> {
+    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let scale = match &text[end..] {
+        "ms" => Some(1e-3),
+        "s" => Some(1.0),
+        "m" | "min" => Some(60.0),
+        _ => None,
+    };
+    let seconds = text[..end].parse::<f64>().ok().zip(scale).map(|(n, scale)| n * scale);
+    match seconds {
+        Some(seconds) if (1e-3..=86_400.0).contains(&seconds) => {
+            Ok(Duration::from_secs_f64(seconds))
+        }
+        _ => Err("expected a time from 1ms to a day, as 200ms, 30s or 2m".into()),
+    }
+}
+
+impl Places {
+    fn options(&self, model: &str) -> Outcome<serve::Options> {
+        let Places { socket, listen, .. } = self;
+        let file = |path| {
+            let file = SocketFile { path, mode: self.socket_mode, owner: self.socket_owner };
+            // Better known now than when the model is in memory.
+            file.check().map(|()| Place::File(file))
+        };
+        let handed_over = std::env::var_os("LISTEN_FDS").is_some();
+        let (mut places, mut fallback) = (Vec::new(), None);
+        match socket {
+            Some(path) => places.push(file(path.clone())?),
+            None if handed_over => {}
+            None => fallback = Some(file(socket::default_path()?)?),
+        }
+        places.extend(listen.iter().map(|&address| Place::Port(address)));
+        let allowed = Allowed {
+            users: BTreeSet::from_iter(self.allow_uid.iter().copied()),
+            groups: BTreeSet::from_iter(self.allow_gid.iter().copied()),
+        };
+        for address in listen.iter().filter(|address| !address.ip().is_loopback()) {
+            note!("penstock: whoever reaches {address} may use it; nothing there asks who it is");
+        }
+        let limits = Limits {
+            connections: self.max_connections,
+            body: self.max_body,
+            bodies: Limits::default().bodies.max(self.max_body),
+            ..Limits::default()
+        };
+        let announcement = self.callback_url.clone().map(|callback| {
+            let (worker, model) = (self.worker_id.clone(), model.to_string());
+            Announcement { callback, worker, model }
+        });
+        let notice: serve::Notice = Rc::new(|words| note!("penstock: {words}"));
+        Ok(serve::Options { places, fallback, allowed, limits, announcement, notice })
+    }
+}
+
+pub fn run(args: Args) -> Outcome {
+    let cores = Topology::read().seats(args.compute.cores)?;
+    let seats = Seats::on(cores.iter().map(|cpu| cpu.id));
+    shard::run(&seats, |lead, queues| live(args, lead, queues))?
+}
+
+async fn live(args: Args, lead: Lead, queues: Queues) -> Outcome {
+    let source = open::source(&args.model)?;
+    let name = open::name(&source).into_owned();
+    let options = args.places.options(&name)?;
+    let text = open::text(&source)?;
+    let model = open::model(&source)?;
+    let wish = Wish {
+        context: args.scheduling.context,
+        sessions: args.scheduling.sessions(),
+        ..Wish::default()
+    };
+    let how = &args.compute.how;
+    let plan = open::plan(&source, &model, how, wish, lead.shards())?;
+    let engine = open::engine(&source, model, how, wish, lead).await?;
+
+    let bell = Bell::new()?;
+    let ear = bell.ear()?;
+    // Held to the end and never taken, so that a second signal finds the first.
+    let _stop = Stop::ringing(&bell)?;
+    let open = Open::open(options)?;
+    screen(&args, &name, &plan, &open)?;
+    let within = args.places.drain_timeout;
+    let House { handler, begin, idle } = house(&args, engine, text, &queues);
+    let asked = async {
+        ear.listen().await;
+        note!(
+            "penstock: finishing what runs, for {within:?} at most; another signal stops at once"
+        );
+    };
+    let shutdown = Shutdown { asked, begin, idle, within };
+    match open.serve(handler, queues, shutdown).await {
+        Drained::Clean => Ok(()),
+        Drained::Cut(calls) => Err(format!(
+            "{} did not end within --drain-timeout {within:?} and were cut off",
+            counted(calls, "request")
+        )
+        .into()),
+    }
+}
+
+/// One screen: what is served, with what, and where.
+fn screen(args: &Args, name: &str, plan: &Plan, open: &Open) -> Outcome {
+    let isa = args.compute.how.isa.resolve()?;
+    let Scheduling { queue, stall, sequential, .. } = args.scheduling;
+    note!("penstock {} serves {name}", env!("CARGO_PKG_VERSION"));
+    let row = |name: &str, what: String| note!("{name:<10} {what}");
+    row("cores", format!("{}, {isa}", counted(plan.cores, "core")));
+    row(
+        "memory",
+        format!(
+            "{} of {}: trunk {}, pages {}, scratch {}",
+            Bytes(plan.total()),
+            Bytes(plan.budget),
+            Bytes(plan.trunk),
+            Bytes(plan.pages_bytes),
+            Bytes(plan.scratch)
+        ),
+    );
+    if plan.slabs > 0 {
+        let rest = match plan.fits {
+            true => "everything fits".to_string(),
+            false => format!("{:.0}% in memory, the others stream", 100.0 * plan.share()),
+        };
+        let (slots, slabs) = (plan.slots.min(plan.slabs), plan.slabs);
+        row("experts", format!("{slots} of {slabs}, {} each: {rest}", Bytes(plan.slot_bytes)));
+    }
+    let together = match sequential {
+        true => "one at a time".to_string(),
+        false => format!("{} at once, stalls of {stall:?} at most", plan.sessions),
+    };
+    row("requests", format!("{together}; {queue} wait; {} positions", plan.context));
+    let limits = open.limits();
+    row(
+        "clients",
+        format!(
+            "{}, bodies of {}",
+            counted(limits.connections, "connection"),
+            Bytes(limits.body as u64)
+        ),
+    );
+    for (i, name) in open.names().enumerate() {
+        row(if i == 0 { "listens" } else { "" }, name.to_string());
+    }
+    match open.names().next() {
+        Some(url) if url.starts_with("http:") => row("try", format!("curl {url}/health")),
+        Some(path) => row("try", format!("curl --unix-socket {path} http://localhost/health")),
+        None => {}
+    }
+    Ok(())
+}
+
+/// What answers, and how it comes to an end.
+struct House<H, B, I> {
+    handler: H,
+    begin: B,
+    idle: I,
+}
+
+/// Puts the engine behind its desk, and the protocols before it.
+fn house(
+    _args: &Args,
+    _engine: Engine,
+    _text: Text,
+    _queues: &Queues,
+) -> House<impl Handler, impl FnOnce(), impl Future<Output = ()>> {
+    House { handler: Health, begin: || {}, idle: std::future::ready(()) }
+}
+
+/// Says that it lives.
+struct Health;
+
+impl Handler for Health {
+    async fn answer(&self, call: Call) -> Reply {
+        let (status, body) = match &*call.path {
+            "/health" => (StatusCode::OK, "{\"status\":\"ok\"}\n"),
+            _ => (StatusCode::NOT_FOUND, "{\"error\":{\"message\":\"there is nothing here\"}}\n"),
+        };
+        Reply { status, headers: HeaderMap::new(), body: Body::Whole(body.into()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_read_as_people_write_them() {
+        for (text, millis) in [("200ms", 200), ("30s", 30_000), ("2m", 120_000), ("1.5s", 1500)] {
+            assert_eq!(time(text), Ok(Duration::from_millis(millis)), "{text}");
+        }
+        for wrong in ["", "30", "0s", "s", "-1s", "1e3s", "1h", "2 days", "1..5s", "99999m"] {
+            assert!(time(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn modes_are_octal_and_addresses_have_ports() {
+        assert_eq!(mode("0660"), Ok(0o660));
+        assert_eq!(mode("600"), Ok(0o600));
+        assert!(mode("0888").is_err() && mode("01777").is_err() && mode("rw").is_err());
+        assert_eq!(address("localhost:80"), Ok("127.0.0.1:80".parse().unwrap()));
+        assert!(address("127.0.0.1").is_err() && address("example.com:80").is_err());
+    }
+}

@@ -13,7 +13,7 @@ mod files;
 mod rough;
 
 use std::cell::RefCell;
-use std::future::{Future, pending};
+use std::future::pending;
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -71,7 +71,9 @@ struct Play {
 }
 
 /// Events without an end.
-struct Flood(Alive);
+struct Flood {
+    _alive: Alive,
+}
 
 impl Events for Flood {
     fn poll_next(&mut self, _: &mut Context) -> Poll<Option<Bytes>> {
@@ -80,11 +82,14 @@ impl Events for Flood {
 }
 
 /// One event, and then silence.
-struct Silence(Alive, bool);
+struct Silence {
+    _alive: Alive,
+    said: bool,
+}
 
 impl Events for Silence {
     fn poll_next(&mut self, _: &mut Context) -> Poll<Option<Bytes>> {
-        match std::mem::replace(&mut self.1, true) {
+        match std::mem::replace(&mut self.said, true) {
             false => Poll::Ready(Some(Bytes::from_static(b"data: 1\n\n"))),
             true => Poll::Pending,
         }
@@ -92,15 +97,18 @@ impl Events for Silence {
 }
 
 /// So many events.
-struct Count(Alive, usize);
+struct Count {
+    _alive: Alive,
+    left: usize,
+}
 
 impl Events for Count {
     fn poll_next(&mut self, _: &mut Context) -> Poll<Option<Bytes>> {
-        if self.1 == 0 {
+        if self.left == 0 {
             return Poll::Ready(None);
         }
-        self.1 -= 1;
-        Poll::Ready(Some(Bytes::from(format!("data: {}\n\n", self.1))))
+        self.left -= 1;
+        Poll::Ready(Some(Bytes::from(format!("data: {}\n\n", self.left))))
     }
 }
 
@@ -119,9 +127,9 @@ impl Handler for Play {
         self.seen.bytes.fetch_add(call.body.len(), Ordering::SeqCst);
         let body = match &*call.path {
             "/echo" => Body::Whole(call.body),
-            "/flood" => Body::Events(Box::new(Flood(alive))),
-            "/silence" => Body::Events(Box::new(Silence(alive, false))),
-            "/count" => Body::Events(Box::new(Count(alive, 5))),
+            "/flood" => Body::Events(Box::new(Flood { _alive: alive })),
+            "/silence" => Body::Events(Box::new(Silence { _alive: alive, said: false })),
+            "/count" => Body::Events(Box::new(Count { _alive: alive, left: 5 })),
             "/never" => pending().await,
             "/gate" => {
                 while !*self.gate.borrow() {
@@ -210,13 +218,13 @@ impl House {
     }
 
     /// Asks the server to end, and waits until it has.
-    fn end(mut self) -> Drained {
+    fn end(&mut self) -> Drained {
         self.stop.ring();
         self.thread.take().unwrap().join().unwrap()
     }
 
     /// It still answers, and nothing is left of anybody.
-    fn is_well(self) {
+    fn is_well(mut self) {
         let (status, body) = self.connect().get("/");
         assert_eq!((status, &*body), (200, &b"ok"[..]));
         until("all answers end", || self.alive() == 0);

@@ -1,11 +1,11 @@
 //! From open sockets to the last answer.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use futures_lite::future::or;
+use futures_lite::future::{or, zip};
 use glommio::{Task, TaskQueueHandle, spawn_local_into, timer};
 
 use super::Notice;
@@ -138,6 +138,8 @@ impl Open {
 
         shutdown.asked.await;
         (shutdown.begin)();
+        // Before anybody is answered again, so that each answer says that it is the last.
+        server.close();
         systemd::stopping("finishing what runs");
         // A server that starts now may have the path, and clients that come now hear so at once.
         let closed = doors.take();
@@ -147,11 +149,16 @@ impl Open {
         if let Some(announcing) = announcing {
             announcing.cancel().await;
         }
-        server.close();
+        let cut = Cell::new(None);
         let finished = async {
             shutdown.idle.await;
             server.empty().await;
-            Drained::Clean
+        };
+        let limit = async {
+            timer::sleep(shutdown.within).await;
+            cut.set(Some(server.answering()));
+            server.cut();
+            server.empty().await;
         };
         let farewell = async {
             if let Some(announcement) = &announcement {
@@ -159,19 +166,9 @@ impl Open {
                 or(said, timer::sleep(FAREWELL)).await;
             }
         };
-        let drained = async {
-            let drained = or(finished, async {
-                timer::sleep(shutdown.within).await;
-                let cut = server.answering();
-                server.cut();
-                server.empty().await;
-                Drained::Cut(cut)
-            });
-            drained.await
-        };
-        let (drained, ()) = futures_lite::future::zip(drained, farewell).await;
+        zip(or(finished, limit), farewell).await;
         keeping.cancel().await;
-        drained
+        cut.get().map_or(Drained::Clean, Drained::Cut)
     }
 }
 

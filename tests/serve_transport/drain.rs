@@ -4,7 +4,7 @@ use super::*;
 
 #[test]
 fn what_runs_is_finished_and_the_idle_are_closed() {
-    let house = house();
+    let mut house = house();
     let mut idle = house.connect();
     assert_eq!(idle.get("/").0, 200);
     let mut new = house.connect();
@@ -14,18 +14,19 @@ fn what_runs_is_finished_and_the_idle_are_closed() {
     // Its answer waits for the end to begin.
     busy.call("/gate");
     until("it waits", || house.alive() == 1);
-    let (path, ending) = (house.path.clone(), thread::spawn(move || house.end()));
+    let (path, ending) = (house.path.clone(), thread::spawn(move || (house.end(), house)));
     let head = busy.head();
     assert!(head.starts_with("http/1.1 200") && head.contains("connection: close"), "{head}");
     assert_eq!(busy.rest(), "open");
     assert_eq!((idle.rest(), new.rest(), half.rest()), Default::default());
-    assert_eq!(ending.join().unwrap(), Drained::Clean);
+    let (drained, _house) = ending.join().unwrap();
+    assert_eq!(drained, Drained::Clean);
     assert!(UnixStream::connect(path).is_err());
 }
 
 #[test]
 fn what_does_not_end_is_cut_off_and_counted() {
-    let house = house();
+    let mut house = house();
     let mut clients: Vec<Client> = (0..3).map(|_| house.connect()).collect();
     clients[0].call("/never");
     clients[1].call("/silence");

@@ -37,7 +37,7 @@ fn a_file_that_is_deleted_comes_back() {
 
 #[test]
 fn a_file_that_somebody_took_is_left_to_them() {
-    let house = house();
+    let mut house = house();
     fs::remove_file(&house.path).unwrap();
     // Whoever is first: the server, or a stranger.
     let path = house.path.clone();
@@ -57,7 +57,7 @@ fn a_file_that_somebody_took_is_left_to_them() {
 
 #[test]
 fn the_file_goes_with_the_server() {
-    let house = house();
+    let mut house = house();
     let path = house.path.clone();
     assert_eq!(house.connect().get("/").0, 200);
     assert_eq!(house.end(), Drained::Clean);
@@ -72,7 +72,7 @@ fn strangers_are_turned_away() {
         groups: groups.iter().copied().collect(),
     };
     let (a, b) = (only(&[4_000_000_001], &[4_000_000_002]), only(&[own_uid()], &[]));
-    let house = house_with(limits(), |options| options.allowed = a);
+    let mut house = house_with(limits(), |options| options.allowed = a);
     let told = house.connect().rest();
     assert!(told.starts_with("HTTP/1.1 403 "), "{told}");
     assert_eq!(house.end(), Drained::Clean);

@@ -139,7 +139,12 @@ async fn exchanges<H: Handler>(server: &Rc<Server<H>>, link: &Rc<Link>, ahead: B
 /// hear of a broken connection instead of the answer.
 async fn linger<H>(server: &Server<H>, link: &Link) {
     link.watch.enter(Phase::Linger);
+    // hyper may have left in the middle of a sentence.
+    let mut ended = false;
     watched(&link.watch, |context| {
+        if !std::mem::replace(&mut ended, true) {
+            let _ = link.poll_close(context);
+        }
         if server.closing.get() || !matches!(link.watch.take_word(), None | Some(Word::Rest)) {
             return Poll::Ready(());
         }

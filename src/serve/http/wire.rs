@@ -39,14 +39,14 @@ impl Link {
         written
     }
 
-    /// Writes what fits at once, and ends this side. For last words.
+    /// Writes what fits at once.
     pub fn last_words(&self, words: &[u8], context: &mut Context) {
         let _ = self.poll_write(context, &[IoSlice::new(words)]);
         self.watch.written(true);
-        let _ = self.poll_close(context);
     }
 
-    fn poll_close(&self, context: &mut Context) -> Poll<io::Result<()>> {
+    /// Ends this side of the stream. It does not wait.
+    pub fn poll_close(&self, context: &mut Context) -> Poll<io::Result<()>> {
         Pin::new(&mut *self.stream.borrow_mut()).poll_close(context)
     }
 }

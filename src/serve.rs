@@ -3,6 +3,13 @@
 //! Owns sockets, connections, requests as text and answers as text. Knows no tensor, no page and no
 //! step: it hands token ids in at the engine's desk and writes out what comes back. Imports
 //! `engine`, `shard` (its task queues), `model` (its text side), `host`, `base`.
+//!
+//! ```text
+//! server     from open sockets to the last answer      http       connections, calls, replies
+//! socket     where clients come in                     peer       who may
+//! systemd    what it is told                           announce   what an orchestrator is told
+//! reply      the joint between transport and protocols
+//! ```
 
 use std::rc::Rc;
 
@@ -14,7 +21,7 @@ mod server;
 pub mod socket;
 mod systemd;
 
-pub use server::{Drained, Open, Options, Shutdown};
+pub use server::{Drained, Entrance, Options, Shutdown};
 
 /// Where remarks for the operator go, a line each.
 pub type Notice = Rc<dyn Fn(&str)>;

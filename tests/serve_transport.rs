@@ -32,7 +32,7 @@ use penstock::serve::http::{Handler, Limits};
 use penstock::serve::peer::Allowed;
 use penstock::serve::reply::{Body, Call, Events, Reply};
 use penstock::serve::socket::{Place, SocketFile};
-use penstock::serve::{Drained, Open, Options, Shutdown};
+use penstock::serve::{Drained, Entrance, Options, Shutdown};
 use penstock::shard::{Seats, run};
 
 /// However slow a host is, what does not happen within this does not happen.
@@ -185,7 +185,7 @@ fn house_with(limits: Limits, change: impl FnOnce(&mut Options) + Send + 'static
                 notice: Rc::new(move |words| told.lock().unwrap().push(words.to_string())),
             };
             change(&mut options);
-            let open = Open::open(options).unwrap();
+            let entrance = Entrance::open(options).unwrap();
             ready.send(()).unwrap();
             let gate = Rc::new(RefCell::new(false));
             let play = Play { seen: seen_of, gate: Rc::clone(&gate) };
@@ -196,7 +196,7 @@ fn house_with(limits: Limits, change: impl FnOnce(&mut Options) + Send + 'static
                 idle: async {},
                 within: Duration::from_secs(1),
             };
-            open.serve(play, queues, shutdown).await
+            entrance.serve(play, queues, shutdown).await
         };
         run(&Seats::anywhere(1), body).unwrap()
     });
@@ -224,7 +224,7 @@ impl House {
     }
 
     /// It still answers, and nothing is left of anybody.
-    fn is_well(mut self) {
+    fn leave_well(mut self) {
         let (status, body) = self.connect().get("/");
         assert_eq!((status, &*body), (200, &b"ok"[..]));
         until("all answers end", || self.alive() == 0);

@@ -24,7 +24,7 @@ use crate::serve::http::{Handler, Limits};
 use crate::serve::peer::Allowed;
 use crate::serve::reply::{Body, Call, Reply};
 use crate::serve::socket::{self, Owner, Place, SocketFile};
-use crate::serve::{self, Drained, Open, Shutdown};
+use crate::serve::{self, Drained, Entrance, Shutdown};
 use crate::shard::{self, Lead, Queues, Seats};
 
 /// Serve a model to many clients over a Unix socket, and over TCP where asked.
@@ -253,8 +253,8 @@ async fn live(args: Args, lead: Lead, queues: Queues) -> Outcome {
     let ear = bell.ear()?;
     // Held to the end and never taken, so that a second signal finds the first.
     let _stop = Stop::ringing(&bell)?;
-    let open = Open::open(options)?;
-    screen(&args, &name, &plan, &open)?;
+    let entrance = Entrance::open(options)?;
+    screen(&args, &name, &plan, &entrance)?;
     let within = args.places.drain_timeout;
     let House { handler, begin, idle } = house(&args, engine, text, &queues);
     let asked = async {
@@ -264,7 +264,7 @@ async fn live(args: Args, lead: Lead, queues: Queues) -> Outcome {
         );
     };
     let shutdown = Shutdown { asked, begin, idle, within };
-    match open.serve(handler, queues, shutdown).await {
+    match entrance.serve(handler, queues, shutdown).await {
         Drained::Clean => Ok(()),
         Drained::Cut(calls) => Err(format!(
             "{} did not end within --drain-timeout {within:?} and were cut off",
@@ -275,7 +275,7 @@ async fn live(args: Args, lead: Lead, queues: Queues) -> Outcome {
 }
 
 /// One screen: what is served, with what, and where.
-fn screen(args: &Args, name: &str, plan: &Plan, open: &Open) -> Outcome {
+fn screen(args: &Args, name: &str, plan: &Plan, entrance: &Entrance) -> Outcome {
     let isa = args.compute.how.isa.resolve()?;
     let Scheduling { queue, stall, sequential, .. } = args.scheduling;
     note!("penstock {} serves {name}", env!("CARGO_PKG_VERSION"));
@@ -305,7 +305,7 @@ fn screen(args: &Args, name: &str, plan: &Plan, open: &Open) -> Outcome {
         false => format!("{} at once, stalls of {stall:?} at most", plan.sessions),
     };
     row("requests", format!("{together}; {queue} wait; {} positions", plan.context));
-    let limits = open.limits();
+    let limits = entrance.limits();
     row(
         "clients",
         format!(
@@ -314,10 +314,10 @@ fn screen(args: &Args, name: &str, plan: &Plan, open: &Open) -> Outcome {
             Bytes(limits.body as u64)
         ),
     );
-    for (i, name) in open.names().enumerate() {
+    for (i, name) in entrance.names().enumerate() {
         row(if i == 0 { "listens" } else { "" }, name.to_string());
     }
-    match open.names().next() {
+    match entrance.names().next() {
         Some(url) if url.starts_with("http:") => row("try", format!("curl {url}/health")),
         Some(path) => row("try", format!("curl --unix-socket {path} http://localhost/health")),
         None => {}

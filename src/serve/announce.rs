@@ -27,7 +27,8 @@ pub struct Callback {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum To {
-    Tcp(SocketAddr),
+    /// All addresses of a host, of which one answers.
+    Tcp(Vec<SocketAddr>),
     Unix(PathBuf),
 }
 
@@ -79,10 +80,11 @@ impl Callback {
             _ => format!("{host}:80"),
         };
         let found = named.to_socket_addrs().map_err(|error| format!("{host}: {error}"))?;
-        let Some(address) = found.into_iter().next() else {
+        let found: Vec<SocketAddr> = found.collect();
+        if found.is_empty() {
             return Err(format!("{host}: nobody knows its address"));
-        };
-        Ok(Callback { to: To::Tcp(address), host: host.into(), path })
+        }
+        Ok(Callback { to: To::Tcp(found), host: host.into(), path })
     }
 
     /// One try.
@@ -94,7 +96,16 @@ impl Callback {
         };
         let posted = async {
             match &self.to {
-                To::Tcp(address) => self.speak(TcpStream::connect(address).await?, body).await,
+                To::Tcp(addresses) => {
+                    let mut refused = io::Error::other("it has no address");
+                    for address in addresses {
+                        match TcpStream::connect(address).await {
+                            Ok(stream) => return self.speak(stream, body).await,
+                            Err(error) => refused = error.into(),
+                        }
+                    }
+                    Err(refused)
+                }
                 To::Unix(path) => self.speak(UnixStream::connect(path).await?, body).await,
             }
         };
@@ -180,14 +191,15 @@ mod tests {
 
     #[test]
     fn callbacks_are_ports_and_sockets() {
+        let tcp_at = |address: &str| To::Tcp(vec![address.parse().unwrap()]);
         let tcp = Callback::parse("http://127.0.0.1:8000/workers/ready?x=1").unwrap();
-        assert_eq!(tcp.to, To::Tcp("127.0.0.1:8000".parse().unwrap()));
+        assert_eq!(tcp.to, tcp_at("127.0.0.1:8000"));
         assert_eq!(tcp.path, "/workers/ready?x=1");
         assert_eq!(tcp.host, "127.0.0.1:8000");
         let plain = Callback::parse("http://127.0.0.1").unwrap();
-        assert_eq!(plain.to, To::Tcp("127.0.0.1:80".parse().unwrap()));
+        assert_eq!(plain.to, tcp_at("127.0.0.1:80"));
         let six = Callback::parse("http://[::1]/x").unwrap();
-        assert_eq!(six.to, To::Tcp("[::1]:80".parse().unwrap()));
+        assert_eq!(six.to, tcp_at("[::1]:80"));
         let unix = Callback::parse("unix:///run/x.sock").unwrap();
         assert_eq!((unix.to, &*unix.path), (To::Unix("/run/x.sock".into()), "/"));
         let unix = Callback::parse("unix:///run/x.sock:/ready").unwrap();

@@ -102,7 +102,7 @@ pub struct Tally {
     pub accepted: Cell<u64>,
     /// Turned away, for there were too many or they were not allowed.
     pub refused: Cell<u64>,
-    /// Closed because they took too long.
+    /// Closed in the middle of a call or an answer, because it took too long.
     pub late: Cell<u64>,
     /// Handlers that panicked.
     pub panics: Cell<u64>,
@@ -173,15 +173,21 @@ impl<H: Handler> Server<H> {
 
     /// Lets clients in until it is dropped.
     pub async fn accept(self: Rc<Self>, listener: TcpListener, local: bool) {
+        let mut paused = false;
         loop {
             match listener.shared_accept().await {
-                Ok(accepted) => self.admit(accepted.bind_to_executor(), local),
+                Ok(accepted) => {
+                    paused = false;
+                    self.admit(accepted.bind_to_executor(), local);
+                }
                 Err(error) => {
                     let error = std::io::Error::from(error);
                     // The client has left again; all else is the host's, and passes.
                     let left = [libc::ECONNABORTED, libc::EINTR, libc::EPROTO];
                     if !error.raw_os_error().is_some_and(|code| left.contains(&code)) {
-                        (self.notice)(&format!("no connection can be accepted: {error}"));
+                        if !std::mem::replace(&mut paused, true) {
+                            (self.notice)(&format!("no connection can be accepted: {error}"));
+                        }
                         glommio::timer::sleep(PAUSE).await;
                     }
                 }

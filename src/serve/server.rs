@@ -51,8 +51,8 @@ pub enum Drained {
     Cut(usize),
 }
 
-/// Sockets that are open. Clients that come before [`Open::serve`] wait.
-pub struct Open {
+/// Sockets that are open. Clients that come before [`Entrance::serve`] wait.
+pub struct Entrance {
     sockets: Vec<Socket>,
     allowed: Allowed,
     limits: Limits,
@@ -68,13 +68,19 @@ const OTHERS: usize = 256;
 /// How long an orchestrator may take to hear that a worker leaves.
 const FAREWELL: Duration = Duration::from_secs(2);
 
-impl Open {
-    pub fn open(options: Options) -> Result<Open, SocketError> {
+impl Entrance {
+    pub fn open(options: Options) -> Result<Entrance, SocketError> {
         let Options { places, fallback, allowed, mut limits, announcement, notice } = options;
         let mut sockets = Socket::inherited()?;
         let fallback = fallback.filter(|_| sockets.is_empty());
         for place in places.iter().chain(&fallback) {
             sockets.push(Socket::open(place)?);
+        }
+        if !allowed.is_everybody() {
+            // A port does not say who comes; to let everybody in there is not what was asked for.
+            if let Some(port) = sockets.iter().find(|socket| !socket.local) {
+                return Err(SocketError::Anonymous { place: port.name.clone() });
+            }
         }
         match raise_descriptors() {
             Ok(most) => {
@@ -89,7 +95,7 @@ impl Open {
             }
             Err(error) => notice(&format!("the limit of descriptors is as it was: {error}")),
         }
-        Ok(Open { sockets, allowed, limits, announcement, notice, tally: Rc::default() })
+        Ok(Entrance { sockets, allowed, limits, announcement, notice, tally: Rc::default() })
     }
 
     /// What clients connect to.
@@ -118,7 +124,7 @@ impl Open {
         B: FnOnce(),
         I: Future<Output = ()>,
     {
-        let Open { sockets, allowed, limits, announcement, notice, tally } = self;
+        let Entrance { sockets, allowed, limits, announcement, notice, tally } = self;
         let tick = limits.tick;
         let queue = queues.serving;
         let notices = Rc::clone(&notice);

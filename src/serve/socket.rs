@@ -69,6 +69,9 @@ pub enum SocketError {
     #[error("a socket that was handed over in LISTEN_FDS cannot be used: {reason}")]
     Inherited { reason: io::Error },
 
+    #[error("at {place} nobody knows who connects, so that none can be let in by user or group")]
+    Anonymous { place: String },
+
     #[error("{file} knows no {what} {name}; give its number")]
     Nobody { file: &'static str, what: &'static str, name: String },
 }

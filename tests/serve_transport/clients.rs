@@ -14,7 +14,7 @@ fn a_connection_is_kept_and_rests_between_calls() {
         thread::sleep(Duration::from_millis(60));
     }
     assert_eq!(house.calls(), 3);
-    house.is_well();
+    house.leave_well();
 }
 
 #[test]
@@ -29,7 +29,7 @@ fn calls_may_be_piled_up() {
     for i in 0..50 {
         assert_eq!(client.answer(), (200, format!("{i:02}").into_bytes()));
     }
-    house.is_well();
+    house.leave_well();
 }
 
 #[test]
@@ -43,7 +43,7 @@ fn calls_that_come_in_crumbs_are_calls() {
         thread::sleep(Duration::from_micros(200));
     }
     assert_eq!(client.answer(), (200, b"abcdefg".to_vec()));
-    house.is_well();
+    house.leave_well();
 }
 
 #[test]
@@ -60,7 +60,7 @@ fn events_come_in_order_and_the_connection_goes_on() {
         let data: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("data: ")).collect();
         assert_eq!(data, ["4", "3", "2", "1", "0"]);
     }
-    house.is_well();
+    house.leave_well();
 }
 
 #[test]
@@ -80,7 +80,7 @@ fn a_large_body_arrives_whole() {
     sending.join().unwrap();
     assert_eq!(status, 200);
     assert!(echoed == body);
-    house.is_well();
+    house.leave_well();
 }
 
 #[test]
@@ -100,5 +100,5 @@ fn hundreds_of_connections_are_served_and_the_next_is_told() {
     drop(clients);
     // Once they have left there is room again.
     until("a seat is free", || house.connect().get("/").0 == 200);
-    house.is_well();
+    house.leave_well();
 }

@@ -16,7 +16,7 @@ fn a_second_server_is_refused_by_name() {
     let refused = socket(&house.path).bind().unwrap_err();
     assert!(matches!(refused, SocketError::Live { .. }));
     assert!(refused.to_string().contains(house.path.to_str().unwrap()));
-    house.is_well();
+    house.leave_well();
 }
 
 #[test]
@@ -32,7 +32,7 @@ fn a_file_that_is_deleted_comes_back() {
     }
     // Who was there stays.
     assert_eq!(before.get("/").0, 200);
-    house.is_well();
+    house.leave_well();
 }
 
 #[test]
@@ -77,7 +77,7 @@ fn strangers_are_turned_away() {
     assert!(told.starts_with("HTTP/1.1 403 "), "{told}");
     assert_eq!(house.end(), Drained::Clean);
     let house = house_with(limits(), |options| options.allowed = b);
-    house.is_well();
+    house.leave_well();
 }
 
 fn own_uid() -> u32 {
@@ -102,5 +102,19 @@ fn a_port_serves_as_a_file_does() {
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
-    house.is_well();
+    house.leave_well();
+}
+
+#[test]
+fn a_port_cannot_say_who_comes() {
+    let allowed = Allowed { users: [own_uid()].into(), ..Allowed::default() };
+    let options = Options {
+        places: vec![Place::Port("127.0.0.1:0".parse().unwrap())],
+        fallback: None,
+        allowed,
+        limits: limits(),
+        announcement: None,
+        notice: Rc::new(|_| {}),
+    };
+    assert!(matches!(Entrance::open(options), Err(SocketError::Anonymous { .. })));
 }

@@ -19,7 +19,7 @@ fn a_body_over_the_limit_is_refused_unread() {
     }
     assert_eq!(client.answer().0, 413);
     assert_eq!(house.calls(), 0);
-    house.is_well();
+    house.leave_well();
 }
 
 #[test]
@@ -35,7 +35,7 @@ fn a_client_that_sends_on_hears_that_it_is_too_much() {
     }
     assert_eq!(client.answer().0, 413);
     assert_eq!(house.seen.bytes.load(Ordering::SeqCst), 0);
-    house.is_well();
+    house.leave_well();
 }
 
 #[test]
@@ -59,7 +59,7 @@ fn large_bodies_share_one_bound() {
     third.say(&body);
     third.say("x");
     assert_eq!(third.answer().0, 200);
-    house.is_well();
+    house.leave_well();
 }
 
 #[test]
@@ -74,7 +74,7 @@ fn a_head_that_is_too_long_is_refused() {
     (0..200).for_each(|i| client.say(format!("h{i}: 1\r\n")));
     client.say("\r\n");
     assert_eq!(status(&client.head()), 431);
-    house.is_well();
+    house.leave_well();
 }
 
 #[test]
@@ -116,7 +116,7 @@ fn garbage_is_answered_and_forgotten() {
         let _ = client.stream.shutdown(std::net::Shutdown::Both);
     }
     assert_eq!(house.calls(), 0);
-    house.is_well();
+    house.leave_well();
 }
 
 #[test]
@@ -141,7 +141,7 @@ fn a_head_in_drops_is_late() {
     assert_eq!(client.answer().0, 200);
     let told = client.rest();
     assert!(told.starts_with("HTTP/1.1 408 "), "{told}");
-    house.is_well();
+    house.leave_well();
 }
 
 #[test]
@@ -153,7 +153,7 @@ fn a_body_in_drops_is_late() {
     let told = client.rest();
     assert!(told.starts_with("HTTP/1.1 408 "), "{told}");
     assert_eq!(house.calls(), 0);
-    house.is_well();
+    house.leave_well();
 }
 
 #[test]
@@ -164,7 +164,7 @@ fn the_idle_are_closed() {
     let mut used = house.connect();
     assert_eq!(used.get("/").0, 200);
     assert_eq!(used.rest(), "");
-    house.is_well();
+    house.leave_well();
 }
 
 #[test]
@@ -174,7 +174,7 @@ fn a_client_that_never_reads_is_let_go() {
     client.call("/flood");
     until("the flood begins", || house.calls() == 1);
     until("the flood ends", || house.alive() == 0);
-    house.is_well();
+    house.leave_well();
 }
 
 #[test]
@@ -193,7 +193,7 @@ fn a_client_that_leaves_takes_its_answer_with_it() {
         drop(clients);
         until("their answers are dropped", || house.alive() == 0);
     }
-    house.is_well();
+    house.leave_well();
 }
 
 #[test]
@@ -210,5 +210,5 @@ fn a_handler_that_panics_fails_one_request() {
     let notices = house.notices.lock().unwrap().clone();
     assert!(notices.iter().any(|words| words.contains("a handler that fails")), "{notices:?}");
     assert!(notices.iter().any(|words| words.contains("an event that cannot be made")));
-    house.is_well();
+    house.leave_well();
 }

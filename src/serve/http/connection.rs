@@ -98,18 +98,17 @@ async fn exchanges<H: Handler>(server: &Rc<Server<H>>, link: &Rc<Link>, ahead: B
         let word = link.watch.take_word();
         match word {
             None | Some(Word::Rest) => {}
-            Some(Word::Late(phase)) => {
+            Some(Word::Late(Phase::Head | Phase::Body)) => {
                 server.tally.late.set(server.tally.late.get() + 1);
-                return Poll::Ready(match phase {
-                    Phase::Head | Phase::Body => Pause::Tell(LATE),
-                    Phase::Idle | Phase::Answer | Phase::Linger => Pause::Leave,
-                });
+                return Poll::Ready(Pause::Tell(LATE));
             }
             Some(Word::Stalled) => {
                 server.tally.late.set(server.tally.late.get() + 1);
                 return Poll::Ready(Pause::Leave);
             }
-            Some(Word::Cut) => return Poll::Ready(Pause::Leave),
+            Some(Word::Late(Phase::Idle | Phase::Answer | Phase::Linger) | Word::Cut) => {
+                return Poll::Ready(Pause::Leave);
+            }
         }
         if server.closing.get() && !closing {
             if !link.watch.is_busy() {

@@ -2,7 +2,7 @@
 //!
 //! Owns shape (`config`), weights by part (`parts`, `import`), what each part computes
 //! (`attention`, `experts`, `router`, `compute`), text (`tokenizer`, `template`, `channels`,
-//! `text`), the choice of a token (`sampling`), how good a prediction was (`score`) and models of
+//! `tools`, `text`), the choice of a token (`sampling`, `grammar`), how good a prediction was (`score`) and models of
 //! random weights (`synth`). Knows no
 //! session, no batch order and no core: `engine` drives it layer by layer. Imports `weights`,
 //! `math`, `host`, `base`.
@@ -13,6 +13,7 @@ pub mod compute;
 pub mod config;
 pub mod demo;
 pub mod experts;
+pub mod grammar;
 mod import;
 mod kv;
 pub mod parts;
@@ -24,11 +25,12 @@ pub mod synth;
 pub mod template;
 mod text;
 pub mod tokenizer;
+pub mod tools;
 
 pub use compute::Hand;
 pub use kv::KvShape;
 pub use template::Message;
-pub use text::Text;
+pub use text::{Chat, Ending, Text};
 
 use crate::weights::{Result, Source};
 use config::Config;

@@ -217,7 +217,7 @@ async fn answer(args: Args, lead: Lead) -> Outcome {
         max_tokens: args.max_tokens,
         stop: args.stop,
         tokenizer: Some(Rc::clone(&text.tokenizer)),
-        ignore_end: false,
+        ..Settings::default()
     };
     if chatting {
         let (system, raw) = (args.system, args.raw);
@@ -291,7 +291,7 @@ pub fn say(out: &mut impl Write, voice: Voice, piece: &str) -> io::Result<()> {
             out.write_all(piece.as_bytes())?;
             out.flush()
         }
-        Voice::Thought => {
+        Voice::Thought | Voice::Call => {
             let mut err = io::stderr();
             // A thought that cannot be shown is not worth an answer.
             let _ = match err.is_terminal() {
@@ -362,8 +362,8 @@ impl Answer {
                         (Voice::Answer, text)
                     }
                 };
-                if speaking == Voice::Thought && (voice == Voice::Answer || self.end.is_some()) {
-                    show(Voice::Thought, "\n")?;
+                if speaking != Voice::Answer && (voice == Voice::Answer || self.end.is_some()) {
+                    show(speaking, "\n")?;
                     speaking = Voice::Answer;
                 }
                 if !piece.is_empty() {
@@ -371,7 +371,7 @@ impl Answer {
                     show(voice, &piece)?;
                     match voice {
                         Voice::Answer => self.text += &piece,
-                        Voice::Thought => self.thoughts += &piece,
+                        Voice::Thought | Voice::Call => self.thoughts += &piece,
                     }
                 }
             }
@@ -382,7 +382,7 @@ impl Answer {
         let done = engine.meter().since(&before);
         (self.moved, self.reading) = (done.tally.moved, done.reading);
         match &self.end {
-            Some(End::Failed(error)) => Err((*error).into()),
+            Some(End::Failed(error)) => Err(error.clone().into()),
             Some(End::Lost(reason)) => Err(reason.as_str().into()),
             _ => Ok(()),
         }

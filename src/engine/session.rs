@@ -8,6 +8,7 @@ use super::draft::{Tally, propose};
 use super::kv::PageTable;
 use crate::math::Kernels;
 use crate::model::channels::{Channels, Voice};
+use crate::model::grammar::{Grammar, GrammarError, Reins};
 use crate::model::sampling::{Choice, SampleError, Sampler, SamplingParams, StopMatcher};
 use crate::model::tokenizer::{Detokenizer, Tokenizer};
 
@@ -24,6 +25,10 @@ pub struct Settings {
     pub tokenizer: Option<Rc<Tokenizer>>,
     /// Do not end at the tokens that end a text.
     pub ignore_end: bool,
+    /// What the answer keeps to. It ends where that can only end.
+    pub grammar: Option<Grammar>,
+    /// Control tokens that are part of the text: those that mark calls of tools.
+    pub shown: Rc<[u32]>,
 }
 
 /// Why a session ended.
@@ -88,6 +93,7 @@ pub struct Session {
     pages: PageTable,
     settings: Settings,
     sampler: Sampler,
+    reins: Option<Reins>,
     text: Option<TextStream>,
     state: State,
     tally: Tally,
@@ -113,6 +119,7 @@ impl Session {
             shared: 0,
             pages,
             sampler: Sampler::new(settings.sampling.clone(), kernels)?,
+            reins: None,
             text: None,
             settings: Settings::default(),
             state: State::Paused,
@@ -140,8 +147,10 @@ impl Session {
         self.prompt = prompt.len();
         self.tokens = prompt;
         self.tally = Tally::default();
-        self.text =
-            self.settings.tokenizer.clone().map(|t| TextStream::new(t, &self.settings.stop));
+        let tokenizer = self.settings.tokenizer.as_deref();
+        let grammar = self.settings.grammar.as_ref();
+        self.reins = grammar.map(|grammar| Reins::new(grammar, tokenizer, &self.tokens));
+        self.text = TextStream::new(&self.settings, &self.tokens);
         self.state = State::Running;
         self.look();
         Ok(())
@@ -294,14 +303,14 @@ impl Session {
 
     /// Draws the next token from its logits and decides whether the answer goes on.
     fn choose(&mut self, logits: &[f32], events: &mut Vec<Event>) {
-        let position = self.tokens.len() as u64;
-        let choice = match self.sampler.sample(logits, &self.tokens, position) {
+        let choice = match self.draw(logits) {
             Ok(choice) => choice,
             Err(error) => return events.push(self.end(End::Failed(error))),
         };
         let token = choice.id;
         self.tokens.push(token);
-        if !self.settings.ignore_end && self.is_end(token) {
+        // A grammar has allowed the end; there is nothing to ignore.
+        if (!self.settings.ignore_end || self.reins.is_some()) && self.is_end(token) {
             return events.push(self.end(End::Text));
         }
         let (text, voice, stopped) = match &mut self.text {
@@ -313,9 +322,24 @@ impl Session {
             // The rest of the stop string is not part of the answer.
             self.text = None;
             events.push(self.end(End::Stop));
+        } else if self.reins.as_ref().is_some_and(Reins::over) {
+            events.push(self.end(End::Text));
         } else if self.settings.max_tokens.is_some_and(|max| self.answer().len() >= max) {
             events.push(self.end(End::Length));
         }
+    }
+
+    /// A token that the grammar allows, if there is one, and the grammar's step by it.
+    fn draw(&mut self, logits: &[f32]) -> Result<Choice, SampleError> {
+        let refused = |error: GrammarError| SampleError::Grammar(error.to_string());
+        let position = self.tokens.len() as u64;
+        let Some(reins) = &mut self.reins else {
+            return self.sampler.sample(logits, &self.tokens, position);
+        };
+        let mask = reins.mask().map_err(refused)?;
+        let choice = self.sampler.sample_among(mask, logits, &self.tokens, position)?;
+        reins.accept(self.settings.tokenizer.as_deref(), choice.id).map_err(refused)?;
+        Ok(choice)
     }
 
     fn is_end(&self, token: u32) -> bool {
@@ -344,14 +368,16 @@ struct TextStream {
 }
 
 impl TextStream {
-    fn new(tokenizer: Rc<Tokenizer>, stop: &[String]) -> TextStream {
-        TextStream {
-            detokenizer: Detokenizer::new(&tokenizer, true),
-            channels: Channels::new(&tokenizer),
+    /// `None` without a tokenizer.
+    fn new(settings: &Settings, prompt: &[u32]) -> Option<TextStream> {
+        let tokenizer = settings.tokenizer.clone()?;
+        Some(TextStream {
+            detokenizer: Detokenizer::new(&tokenizer, true).show(Rc::clone(&settings.shown)),
+            channels: Channels::new(&tokenizer, prompt),
             voice: Voice::Answer,
-            stop: StopMatcher::new(stop.iter().cloned()),
+            stop: StopMatcher::new(settings.stop.iter().cloned()),
             tokenizer,
-        }
+        })
     }
 
     /// What may be shown after this token, whom it is for, and whether a stop string is complete.
@@ -369,7 +395,12 @@ impl TextStream {
             // A frame ends what it follows, half a character included.
             None => self.detokenizer.finish(&self.tokenizer, &mut text),
         }
-        if self.voice == Voice::Thought {
+        if let Some(call) = self.channels.as_mut().and_then(Channels::take_opened) {
+            self.voice = Voice::Call;
+            text += &call;
+        }
+        // What stops an answer is looked for in the answer.
+        if self.voice != Voice::Answer {
             return (text, self.voice, false);
         }
         let mut shown = String::new();
@@ -377,11 +408,11 @@ impl TextStream {
         (shown, self.voice, stopped)
     }
 
-    /// What is left of the answer. Half a character of a thought is lost.
+    /// What is left of the answer. Half a character of anything else is lost.
     fn finish(mut self) -> String {
         let (mut tail, mut shown) = (String::new(), String::new());
         self.detokenizer.finish(&self.tokenizer, &mut tail);
-        if self.voice == Voice::Thought {
+        if self.voice != Voice::Answer {
             tail.clear();
         }
         if !self.stop.push(&tail, &mut shown) {

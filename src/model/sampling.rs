@@ -7,6 +7,8 @@
 //!
 //! The stages, in this order:
 //!
+//! 0. *The mask*, if there is one: tokens outside it have the logit minus infinity, which no later
+//!    stage can raise. A mask of all tokens changes no bit.
 //! 1. *Logit bias*, then *penalties*. Repetition: a token that occurred among the last
 //!    `penalty_window` tokens has its logit divided by the penalty if positive, multiplied
 //!    otherwise. Frequency: less its penalty for each time it occurred. Presence: less its
@@ -28,10 +30,12 @@
 //! None of this needs more than the likeliest tokens sorted, so usually no more are. How many are
 //! is not part of the definition, and the result is the same for any number.
 
+mod mask;
 mod params;
 mod philox;
 mod stop;
 
+pub use mask::Mask;
 pub use params::{ParamError, SamplingParams};
 pub use philox::{philox4x32, uniform};
 pub use stop::StopMatcher;
@@ -52,11 +56,11 @@ pub struct LogProb {
 pub struct Choice {
     pub id: u32,
     /// Present if log-probabilities were asked for: the chosen token's, then the n likeliest.
-    /// They come from the model's own logits, before bias, penalties and temperature.
+    /// They come from the model's own logits, before mask, bias, penalties and temperature.
     pub logprobs: Option<(LogProb, Vec<LogProb>)>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SampleError {
     #[error("the model gave no logits")]
     Empty,
@@ -64,6 +68,9 @@ pub enum SampleError {
     NotANumber(u32),
     #[error("no token can follow: every logit is minus infinity")]
     Nothing,
+    /// The grammar of the answer could not say what may follow.
+    #[error("the answer's grammar: {0}")]
+    Grammar(String),
 }
 
 /// Draws tokens for one session. It keeps scratch memory and nothing that a draw depends on.
@@ -105,6 +112,17 @@ impl Sampler {
         history: &[u32],
         position: u64,
     ) -> Result<Choice, SampleError> {
+        self.sample_among(None, logits, history, position)
+    }
+
+    /// The same, of the tokens in `mask` alone.
+    pub fn sample_among(
+        &mut self,
+        mask: Option<&Mask>,
+        logits: &[f32],
+        history: &[u32],
+        position: u64,
+    ) -> Result<Choice, SampleError> {
         if logits.is_empty() {
             return Err(SampleError::Empty);
         }
@@ -113,6 +131,9 @@ impl Sampler {
         }
         self.logits.clear();
         self.logits.extend_from_slice(logits);
+        if let Some(mask) = mask {
+            mask.apply(&mut self.logits);
+        }
         self.bias();
         self.penalise(history);
         if let Some(at) = self.logits.iter().position(|l| l.is_nan()) {

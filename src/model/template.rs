@@ -24,6 +24,10 @@ use budget::Budget;
 /// Longest template taken. The longest in use has about 20 KB.
 pub const MAX_TEMPLATE: usize = 1 << 20;
 
+/// Goes through a template inside what is only text, to say where that came out. It is a
+/// noncharacter, which no text may use for interchange.
+pub const MARK: char = '\u{fdd0}';
+
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     #[error("chat template: {0}")]

@@ -1,10 +1,15 @@
 //! A model's text side: its tokenizer and chat template, found where its container keeps them.
 
+use std::cell::OnceCell;
 use std::rc::Rc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::template::{self, ChatTemplate, Message};
+use serde_json::{Map, Value, json};
+
+use super::grammar::{self, Vocabulary};
+use super::template::{self, ChatTemplate, MARK, Message};
 use super::tokenizer::{self, GgufVocab, JsonFile, JsonFiles, Kind, Special, Tokenizer};
+use super::tools::ToolFamily;
 use crate::weights::gguf::Metadata;
 use crate::weights::{self, Gguf, HfFolder, Source};
 
@@ -21,6 +26,10 @@ pub enum Error {
          --tokens` does"
     )]
     Missing { file: String },
+    #[error("a message has a part of type {kind:?}, but this model reads only text")]
+    Part { kind: String },
+    #[error("the last message cannot be continued: the chat template does not show it as it is")]
+    Continue,
 }
 
 pub struct Text {
@@ -28,6 +37,33 @@ pub struct Text {
     template: Option<ChatTemplate>,
     /// Names of the tokens that steer the model. In what users write they are only text.
     controls: Vec<String>,
+    /// The template reads contents that are strings.
+    strings: bool,
+    tool_family: Option<ToolFamily>,
+    vocabulary: OnceCell<Rc<Vocabulary>>,
+}
+
+/// What a conversation is rendered with, beside its messages.
+#[derive(Clone, Debug, Default)]
+pub struct Chat {
+    /// A list of tools (`tools::Tools::value`), for templates that show them.
+    pub tools: Option<Value>,
+    /// More variables for the template: `enable_thinking`, `reasoning_effort` and whatever else
+    /// it knows.
+    pub extra: Map<String, Value>,
+    pub ending: Ending,
+}
+
+/// Where a rendered conversation ends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Ending {
+    /// Where the model's next answer begins.
+    #[default]
+    Answer,
+    /// Inside of the last message, for the model to go on with it.
+    Continue,
+    /// Behind the last message.
+    Closed,
 }
 
 impl Text {
@@ -47,7 +83,41 @@ impl Text {
             .map(|id| tokenizer.token_text(id).into_owned())
             .filter(|name| name.chars().nth(1).is_some())
             .collect();
-        Ok(Text { tokenizer: Rc::new(tokenizer), template, controls })
+        Ok(Text::of(tokenizer, template, controls))
+    }
+
+    fn of(tokenizer: Tokenizer, template: Option<ChatTemplate>, controls: Vec<String>) -> Text {
+        let shows = |content: Value| {
+            let message = Message { role: "user".into(), content, fields: Map::new() };
+            let options = template::Options::default();
+            let shown = template.as_ref().map(|t| t.render(&[message], &options));
+            shown.is_none_or(|shown| shown.is_ok_and(|text| text.contains("needle")))
+        };
+        let parts = json!([{"type": "text", "text": "needle"}]);
+        Text {
+            strings: shows("needle".into()) || !shows(parts),
+            tool_family: template
+                .as_ref()
+                .and_then(|template| ToolFamily::of(template.source(), &tokenizer)),
+            tokenizer: Rc::new(tokenizer),
+            template,
+            controls,
+            vocabulary: OnceCell::new(),
+        }
+    }
+
+    /// How the model writes calls of tools, by its chat template.
+    pub fn tool_family(&self) -> Option<ToolFamily> {
+        self.tool_family
+    }
+
+    /// What grammars need of the tokenizer, made when it is first asked for.
+    pub fn vocabulary(&self) -> Result<Rc<Vocabulary>, grammar::Error> {
+        if let Some(made) = self.vocabulary.get() {
+            return Ok(Rc::clone(made));
+        }
+        let made = Vocabulary::new(&self.tokenizer)?;
+        Ok(Rc::clone(self.vocabulary.get_or_init(|| made)))
     }
 
     pub fn template_source(&self) -> Option<&str> {
@@ -65,21 +135,26 @@ impl Text {
     /// Tokens of a conversation, up to where the model's next answer begins. A model without a
     /// chat template continues the bare text of the messages.
     pub fn chat_tokens(&self, messages: &[Message]) -> Result<Vec<u32>, Error> {
-        let plain;
-        let template = match &self.template {
-            Some(template) => template,
-            None => {
-                plain = ChatTemplate::plain();
-                &plain
-            }
-        };
-        let messages: Vec<Message> = messages.iter().map(|m| self.disarmed(m)).collect();
-        let options = template::Options {
-            add_generation_prompt: true,
-            now: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| t.as_secs() as i64),
-            ..template::Options::default()
-        };
-        let (rendered, guards) = unmarked(&template.render(&messages, &options)?);
+        self.chat_tokens_with(messages, &Chat::default())
+    }
+
+    /// The same, with tools and variables, and another ending if that is wanted.
+    ///
+    /// Nothing of what messages, tools and variables say becomes a control token: roles, contents,
+    /// arguments and results of calls, names, and whatever else is in them.
+    pub fn chat_tokens_with(&self, messages: &[Message], chat: &Chat) -> Result<Vec<u32>, Error> {
+        let mut messages = messages.to_vec();
+        for message in &mut messages {
+            self.flatten(&mut message.content)?;
+        }
+        let mut rendered = self.render(&messages, chat)?;
+        if chat.ending == Ending::Continue {
+            let last = messages.last().and_then(|last| last.content.as_str()).unwrap_or("");
+            let last = disarm(last.trim(), &self.controls);
+            let at = if last.is_empty() { None } else { rendered.rfind(&last) };
+            rendered.truncate(at.ok_or(Error::Continue)? + last.len());
+        }
+        let (rendered, guards) = unmarked(&rendered);
         let mut tokens = self.tokenizer.encode_guarded(&rendered, &guards)?;
         // Templates of some files begin with the token, those of others leave it to the reader.
         let prefix = self.tokenizer.prefix();
@@ -89,22 +164,89 @@ impl Text {
         Ok(tokens)
     }
 
-    /// A message in whose content each name of a control token has a [`MARK`] behind its first
+    fn render(&self, messages: &[Message], chat: &Chat) -> Result<String, template::Error> {
+        let plain;
+        let template = match &self.template {
+            Some(template) => template,
+            None => {
+                plain = ChatTemplate::plain();
+                &plain
+            }
+        };
+        let options = template::Options {
+            add_generation_prompt: chat.ending == Ending::Answer,
+            tools: chat.tools.as_ref().map(|tools| self.disarmed(tools)),
+            extra: self.disarmed_map(&chat.extra),
+            now: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| t.as_secs() as i64),
+        };
+        let render = |messages: Vec<Message>| {
+            let message = |m: Message| Message {
+                role: disarm(&m.role, &self.controls),
+                content: self.disarmed(&m.content),
+                fields: self.disarmed_map(&m.fields),
+            };
+            template.render(&messages.into_iter().map(message).collect::<Vec<_>>(), &options)
+        };
+        // Clients send a call's arguments as text. Most templates want what the text says, a few
+        // want the text, and either kind fails on the other's.
+        let mut read = messages.to_vec();
+        match read.iter_mut().map(read_arguments).fold(false, |any, read| any | read) {
+            false => render(read),
+            true => render(read).or_else(|first| render(messages.to_vec()).map_err(|_| first)),
+        }
+    }
+
+    /// Makes one text of a list of texts, unless the template wants the list.
+    fn flatten(&self, content: &mut Value) -> Result<(), Error> {
+        let Value::Array(parts) = content else { return Ok(()) };
+        let mut texts = Vec::with_capacity(parts.len());
+        for part in parts.iter() {
+            match (part["type"].as_str(), part.as_str().or(part["text"].as_str())) {
+                (None | Some("text" | "refusal"), Some(text)) => texts.push(text),
+                (kind, _) => {
+                    let kind = kind.unwrap_or("unknown").chars().take(40).collect();
+                    return Err(Error::Part { kind });
+                }
+            }
+        }
+        if self.strings {
+            *content = texts.join("\n").into();
+        }
+        Ok(())
+    }
+
+    /// A value in whose texts each name of a control token has a [`MARK`] behind its first
     /// character. The template sees the marks (it will not find such a name, and counts one
     /// character more); the tokenizer does not.
-    fn disarmed(&self, message: &Message) -> Message {
-        let mut message = message.clone();
-        if let serde_json::Value::String(content) = &mut message.content {
-            *content = disarm(content, &self.controls);
+    fn disarmed(&self, value: &Value) -> Value {
+        match value {
+            Value::String(text) => disarm(text, &self.controls).into(),
+            Value::Array(list) => list.iter().map(|item| self.disarmed(item)).collect(),
+            Value::Object(map) => self.disarmed_map(map).into(),
+            Value::Null | Value::Bool(_) | Value::Number(_) => value.clone(),
         }
-        message
+    }
+
+    fn disarmed_map(&self, map: &Map<String, Value>) -> Map<String, Value> {
+        let entry =
+            |(key, value): (&String, _)| (disarm(key, &self.controls), self.disarmed(value));
+        map.iter().map(entry).collect()
     }
 }
 
-/// Goes through the template inside what is only text, to say where that came out. It is a
-/// noncharacter, which no text may use for interchange; one that a message holds all the same is
-/// dropped.
-const MARK: char = '\u{fdd0}';
+/// Reads the arguments of a message's calls where they are text. Says whether any were.
+fn read_arguments(message: &mut Message) -> bool {
+    let calls = message.fields.get_mut("tool_calls").and_then(Value::as_array_mut);
+    let mut any = false;
+    for call in calls.into_iter().flatten() {
+        let Some(arguments) = call.pointer_mut("/function/arguments") else { continue };
+        let read = arguments.as_str().and_then(|text| serde_json::from_str::<Value>(text).ok());
+        if let Some(read @ Value::Object(_)) = read {
+            (*arguments, any) = (read, true);
+        }
+    }
+    any
+}
 
 /// A rendered text without its marks, and the offsets at which they stood.
 fn unmarked(rendered: &str) -> (String, Vec<usize>) {
@@ -215,7 +357,7 @@ mod tests {
         let tokenizer = Tokenizer::from_gguf(&vocab).unwrap();
         let controls = CONTROLS.map(str::to_owned).to_vec();
         let template = Some(ChatTemplate::new(template, Some("<s>"), Some("</s>")).unwrap());
-        Text { tokenizer: Rc::new(tokenizer), template, controls }
+        Text::of(tokenizer, template, controls)
     }
 
     /// A vocabulary as Llama 2's: pieces with scores, and bytes for all else.

@@ -187,7 +187,7 @@ fn sentence_piece_gguf_agrees_with_sentencepiece() {
     assert_eq!(got, [3, 432, 417, 299, 4, 263, 451, 446]);
 }
 
-fn all_tokenizers() -> Vec<(String, Tokenizer)> {
+pub fn all_tokenizers() -> Vec<(String, Tokenizer)> {
     let vectors = vectors();
     let mut all = vec![];
     for kind in ["byte_level", "sentence_piece"] {

@@ -3,6 +3,7 @@
 use minijinja::Error;
 use minijinja::value::{Value, ValueKind};
 
+use super::MARK;
 use super::budget::{Budget, NAMESPACE, bad};
 
 /// Text under construction, cut off by an error when it exceeds what is left of a budget.
@@ -90,6 +91,7 @@ impl Writer {
                 '\r' => out.push_str("\\r"),
                 '\t' => out.push_str("\\t"),
                 c if c == quote => out.extend(['\\', c]),
+                MARK => out.push(MARK),
                 c if (c as u32) < 0x20 || (0x7f..0xa1).contains(&(c as u32)) || c == '\u{ad}' => {
                     out.push_str(&format!("\\x{:02x}", c as u32));
                 }
@@ -238,6 +240,7 @@ impl Writer {
                 '\t' => out.push_str("\\t"),
                 '\u{8}' => out.push_str("\\b"),
                 '\u{c}' => out.push_str("\\f"),
+                MARK => out.push(MARK),
                 c if (c as u32) < 0x20 || (ensure_ascii && !(' '..='~').contains(&c)) => {
                     // DEL is ASCII, and Python leaves it alone.
                     if c == '\u{7f}' {

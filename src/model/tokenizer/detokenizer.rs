@@ -1,5 +1,7 @@
 //! Tokens back to text, one at a time.
 
+use std::rc::Rc;
+
 use super::Tokenizer;
 use super::pieces::Kind;
 
@@ -31,6 +33,8 @@ pub(super) enum First {
 #[derive(Debug, Clone)]
 pub struct Detokenizer {
     skip_control: bool,
+    /// Control tokens that are printed all the same.
+    shown: Rc<[u32]>,
     begun: bool,
     strip: usize,
     /// The start of a character whose rest has not come yet: at most 3 bytes.
@@ -44,14 +48,21 @@ impl Detokenizer {
             First::StripSpaces(n) => n,
             First::Keep | First::DropMarks(_) => 0,
         };
-        Detokenizer { skip_control, begun: false, strip, tail: Vec::new() }
+        Detokenizer { skip_control, shown: Rc::default(), begun: false, strip, tail: Vec::new() }
+    }
+
+    /// Prints these control tokens, whatever becomes of the others.
+    pub fn show(mut self, shown: Rc<[u32]>) -> Detokenizer {
+        self.shown = shown;
+        self
     }
 
     /// Appends to `out` the text that `id` completes. An id that no token has adds nothing: a
     /// model's output layer is often padded beyond its vocabulary.
     pub fn push(&mut self, tokenizer: &Tokenizer, id: u32, out: &mut String) {
         let kind = tokenizer.pieces.kind(id);
-        if kind == Kind::Hole || (kind == Kind::Control && self.skip_control) {
+        let hidden = kind == Kind::Control && self.skip_control && !self.shown.contains(&id);
+        if kind == Kind::Hole || hidden {
             return;
         }
         let joining = &tokenizer.joining;

@@ -13,13 +13,29 @@
 
 use std::rc::Rc;
 
+mod account;
 pub mod announce;
+mod answers;
+mod execute;
+pub mod family;
+mod fault;
+mod fields;
+mod headers;
+pub mod house;
 pub mod http;
+mod openai;
 pub mod peer;
 pub mod reply;
+pub mod routes;
 mod server;
 pub mod socket;
+mod sse;
+mod stream;
 mod systemd;
+#[cfg(test)]
+mod tests;
+mod tokens;
+mod wanted;
 
 pub use server::{Drained, Entrance, Options, Shutdown};
 

@@ -36,7 +36,7 @@ mod philox;
 mod stop;
 
 pub use mask::Mask;
-pub use params::{ParamError, SamplingParams};
+pub use params::{MAX_LOGPROBS, ParamError, SamplingParams};
 pub use philox::{philox4x32, uniform};
 pub use stop::StopMatcher;
 

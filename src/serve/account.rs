@@ -167,7 +167,10 @@ mod tests {
         let last: Vec<_> = all.iter().enumerate().map(|(at, a)| bill.take(at, *a)).collect();
         assert_eq!(last, [false, false, false, true]);
         let usage = bill.usage();
-        assert_eq!((usage.prompt_tokens, usage.completion_tokens, usage.total_tokens), (30, 14, 44));
+        assert_eq!(
+            (usage.prompt_tokens, usage.completion_tokens, usage.total_tokens),
+            (30, 14, 44)
+        );
         assert_eq!(usage.prompt_tokens_details.cached_tokens, 16);
         let said = Attribution::of(&bill.sum());
         assert_eq!((said.bytes_read, said.hit_rate, said.queue_ms), (310, Some(0.75), 0.2));

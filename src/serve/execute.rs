@@ -122,13 +122,11 @@ impl Teller for ExecuteTeller {
     }
 
     fn token(&mut self, frames: &mut Frames, _: usize, choice: Choice, text: String, voice: Voice) {
-        let voice = match voice {
-            Voice::Answer => None,
-            Voice::Thought => {
-                self.bill.thought();
-                Some("thought")
-            }
-        };
+        let is_thought = voice == Voice::Thought;
+        if is_thought {
+            self.bill.thought();
+        }
+        let voice = is_thought.then_some("thought");
         let (logprob, top) = match &choice.logprobs {
             None => (None, None),
             Some((chosen, top)) => {

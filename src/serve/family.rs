@@ -66,8 +66,11 @@ pub trait Family {
     /// Holds an answer to a shape.
     fn bind(&self, shape: &Shape, settings: &mut Settings) -> Result<(), String>;
 
-    /// What reads calls of these tools; `None` if the family has none.
-    fn calls(&self, tools: &Value) -> Option<Box<dyn Calls>>;
+    /// Makes an answer ready that may call these tools.
+    fn equip(&self, tools: &[Value], settings: &mut Settings) -> Result<(), String>;
+
+    /// What reads one answer's calls of these tools; `None` if the family has none.
+    fn calls(&self, tools: &[Value]) -> Option<Box<dyn Calls>>;
 }
 
 /// A family that has text and nothing else.
@@ -87,7 +90,11 @@ impl Family for Plain {
         Err("this model's answers cannot be held to a form".into())
     }
 
-    fn calls(&self, _: &Value) -> Option<Box<dyn Calls>> {
+    fn equip(&self, _: &[Value], _: &mut Settings) -> Result<(), String> {
+        Err("are not known to this model's family".into())
+    }
+
+    fn calls(&self, _: &[Value]) -> Option<Box<dyn Calls>> {
         None
     }
 }

@@ -134,11 +134,7 @@ impl<'a> Fields<'a> {
 }
 
 /// A whole number; one written as 3.0 is 3.
-pub fn integer(
-    path: impl Into<String>,
-    value: &Value,
-    within: RangeInclusive<i64>,
-) -> Result<i64> {
+pub fn integer(path: impl Into<String>, value: &Value, within: RangeInclusive<i64>) -> Result<i64> {
     let whole = |number: &f64| number.fract() == 0.0 && number.abs() <= 2f64.powi(53);
     let number = match value {
         Value::Number(number) => {

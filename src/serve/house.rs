@@ -107,6 +107,12 @@ impl House {
         ids.iter().fold(false, |any, &id| self.counter.cancel(id) | any)
     }
 
+    /// Whether no answer is under way under any name.
+    #[cfg(test)]
+    pub(super) fn is_quiet(&self) -> bool {
+        self.names.borrow().is_empty()
+    }
+
     /// Whether a request asks for this model. One that names none does.
     pub(super) fn is_ours(&self, name: &str) -> bool {
         name.is_empty() || name == self.model.id || self.model.aliases.iter().any(|a| a == name)

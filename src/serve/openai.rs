@@ -42,9 +42,7 @@ impl Sending {
 /// The request must be for the model that is here.
 fn check_model(fields: &Fields, house: &House) -> Result<()> {
     match fields.string("model")? {
-        Some(name) if !house.is_ours(name) => {
-            Err(Fault::no_model(&short(name), &house.model.id))
-        }
+        Some(name) if !house.is_ours(name) => Err(Fault::no_model(&short(name), &house.model.id)),
         _ => Ok(()),
     }
 }

@@ -83,8 +83,7 @@ async fn route(house: &Rc<House>, call: &Call, id: &str) -> Result<Reply> {
         // Of an answer to HEAD, the transport sends the head alone.
         (&Method::GET | &Method::HEAD, true) | (&Method::POST, false) => {}
         (&Method::OPTIONS, _) => {
-            let headers =
-                HeaderMap::from_iter([(ALLOW, HeaderValue::from_static(place.allow()))]);
+            let headers = HeaderMap::from_iter([(ALLOW, HeaderValue::from_static(place.allow()))]);
             let (status, body) = (StatusCode::NO_CONTENT, Body::Whole(Bytes::new()));
             return Ok(Reply { status, headers, body });
         }
@@ -119,9 +118,7 @@ pub(super) fn json(value: &impl Serialize) -> Reply {
     let mut headers = HeaderMap::new();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     match serde_json::to_vec(value) {
-        Ok(body) => {
-            Reply { status: StatusCode::OK, headers, body: Body::Whole(Bytes::from(body)) }
-        }
+        Ok(body) => Reply { status: StatusCode::OK, headers, body: Body::Whole(Bytes::from(body)) },
         Err(error) => Fault::server(error.to_string()).reply(),
     }
 }
@@ -175,7 +172,9 @@ fn decoded(part: &str) -> String {
     while let [first, tail @ ..] = rest {
         let hex = |digit: u8| char::from(digit).to_digit(16);
         rest = match (*first, tail) {
-            (b'%', [high, low, tail @ ..]) if let (Some(high), Some(low)) = (hex(*high), hex(*low)) => {
+            (b'%', [high, low, tail @ ..])
+                if let (Some(high), Some(low)) = (hex(*high), hex(*low)) =>
+            {
                 bytes.push((high * 16 + low) as u8);
                 tail
             }

@@ -18,14 +18,7 @@ use crate::model::sampling::Choice;
 pub trait Teller {
     fn started(&mut self, _: &mut Frames, _at: usize, _waited: Duration) {}
 
-    fn token(
-        &mut self,
-        frames: &mut Frames,
-        at: usize,
-        choice: Choice,
-        text: String,
-        voice: Voice,
-    );
+    fn token(&mut self, frames: &mut Frames, at: usize, choice: Choice, text: String, voice: Voice);
 
     /// `text` is what was held back. After a fault nothing more is told.
     fn ended(

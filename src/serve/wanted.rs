@@ -34,6 +34,8 @@ pub struct Wanted {
     pub priority: Option<Priority>,
     /// What the answer must look like, and the field that says so.
     pub shape: Option<(String, Shape)>,
+    /// What the answer may call.
+    pub tools: Vec<Value>,
 }
 
 impl Wanted {
@@ -62,6 +64,7 @@ impl Wanted {
             ignore_end: fields.flag("ignore_eos")?.unwrap_or(false),
             priority: priority(fields)?,
             shape: shape(fields)?,
+            tools: Vec::new(),
         };
         wanted.bias(fields, house.model.vocab)?;
         Ok(wanted)
@@ -70,7 +73,11 @@ impl Wanted {
     fn bias(&mut self, fields: &Fields, vocab: usize) -> Result<()> {
         let Some(value) = fields.get("logit_bias") else { return Ok(()) };
         let Value::Object(map) = value else {
-            return Err(wrong(fields.path("logit_bias"), "an object of token ids to numbers", value));
+            return Err(wrong(
+                fields.path("logit_bias"),
+                "an object of token ids to numbers",
+                value,
+            ));
         };
         for (token, by) in map {
             let path = || format!("logit_bias.{}", short(token));
@@ -96,6 +103,10 @@ impl Wanted {
             ..Settings::default()
         };
         settings.stop.clone_from(&self.stop);
+        if !self.tools.is_empty() {
+            let equipped = house.family.equip(&self.tools, &mut settings);
+            equipped.map_err(|reason| Fault::field("tools", reason))?;
+        }
         if let Some((path, shape)) = &self.shape {
             let bound = house.family.bind(shape, &mut settings);
             bound.map_err(|reason| Fault::field(path, reason))?;

@@ -31,7 +31,8 @@ struct Asked {
     prompt: Vec<u32>,
     wanted: Wanted,
     sending: Sending,
-    tools: Tools,
+    /// No more than one call in one answer.
+    single: bool,
 }
 
 pub async fn answer(house: &Rc<House>, call: &Call, request_id: &str) -> Result<Reply> {
@@ -44,7 +45,7 @@ pub async fn answer(house: &Rc<House>, call: &Call, request_id: &str) -> Result<
         model: house.model.id.clone(),
         fingerprint: house.model.fingerprint.clone(),
     };
-    let speeches = asked.speeches(house)?;
+    let speeches = asked.speeches(house);
     let prompts = [asked.prompt];
     let bill = Bill::new(prompts.iter().map(Vec::len).collect(), asked.wanted.answers);
     let requests = asked.wanted.requests(house, &wishes, &prompts)?;
@@ -87,19 +88,14 @@ impl Asked {
         if prompt.len() >= house.model.context {
             return Err(Fault::long_prompt("messages", prompt.len(), house.model.context));
         }
-        Ok(Asked { prompt, wanted, sending, tools })
+        wanted.tools = tools.list;
+        Ok(Asked { prompt, wanted, sending, single: tools.single })
     }
 
-    fn speeches(&self, house: &House) -> Result<Vec<Speech>> {
-        let list = Value::from(self.tools.list.clone());
-        let one = |_| match self.tools.list.is_empty() {
-            true => Ok(Speech::default()),
-            false => match house.family.calls(&list) {
-                Some(calls) => Ok(Speech::new(Some(calls), self.tools.single)),
-                None => Err(Fault::field("tools", "are not known to this model's family")),
-            },
-        };
-        (0..self.wanted.answers).map(one).collect()
+    fn speeches(&self, house: &House) -> Vec<Speech> {
+        let tools = &self.wanted.tools;
+        let calls = || house.family.calls(tools).filter(|_| !tools.is_empty());
+        (0..self.wanted.answers).map(|_| Speech::new(calls(), self.single)).collect()
     }
 }
 

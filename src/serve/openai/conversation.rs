@@ -119,8 +119,15 @@ fn tool_call(fields: &Fields) -> Result<Value> {
 }
 
 /// Names that a template is given by the server and nobody else.
-const RESERVED: [&str; 7] =
-    ["messages", "tools", "documents", "add_generation_prompt", "bos_token", "eos_token", "raise_exception"];
+const RESERVED: [&str; 7] = [
+    "messages",
+    "tools",
+    "documents",
+    "add_generation_prompt",
+    "bos_token",
+    "eos_token",
+    "raise_exception",
+];
 
 /// More variables for the template.
 pub fn template_fields(fields: &Fields) -> Result<Map<String, Value>> {

@@ -35,9 +35,10 @@ impl Speech {
         if text.is_empty() {
             return;
         }
-        match voice {
-            Voice::Thought => pieces.push(Piece::Thought(text)),
-            Voice::Answer => self.say(text, pieces),
+        if voice == Voice::Thought {
+            pieces.push(Piece::Thought(text));
+        } else {
+            self.say(text, pieces);
         }
     }
 

@@ -98,8 +98,7 @@ impl ChatTeller {
     /// The first event of an answer says who speaks.
     fn begin(&mut self, frames: &mut Frames, at: usize) {
         if !std::mem::replace(&mut self.begun[at], true) {
-            let delta =
-                Delta { role: Some("assistant"), content: Some(""), ..Delta::default() };
+            let delta = Delta { role: Some("assistant"), content: Some(""), ..Delta::default() };
             self.event(frames, at, delta, None, None);
         }
     }
@@ -258,7 +257,14 @@ impl TextTeller {
 }
 
 impl Teller for TextTeller {
-    fn token(&mut self, frames: &mut Frames, at: usize, choice: Choice, text: String, voice: Voice) {
+    fn token(
+        &mut self,
+        frames: &mut Frames,
+        at: usize,
+        choice: Choice,
+        text: String,
+        voice: Voice,
+    ) {
         if voice == Voice::Thought {
             self.common.bill.thought();
         }

@@ -66,9 +66,7 @@ impl Tools {
             Some(value @ Value::Object(_)) => {
                 let name = named(&Fields::at("tool_choice", value)?)?;
                 match names.iter().position(|known| *known == name) {
-                    Some(at) => {
-                        Ok(Tools { list: vec![list[at].clone()], forced: true, single })
-                    }
+                    Some(at) => Ok(Tools { list: vec![list[at].clone()], forced: true, single }),
                     None => {
                         let what = format!("is {:?}, which is none of the tools", short(name));
                         Err(fields.wrong("tool_choice.function.name", what))
@@ -110,8 +108,6 @@ fn named<'a>(choice: &Fields<'a>) -> Result<&'a str> {
 fn only_functions(fields: &Fields) -> Result<()> {
     match fields.needed_string("type")? {
         "function" => Ok(()),
-        other => {
-            Err(fields.wrong("type", format!("is {:?}, but must be function", short(other))))
-        }
+        other => Err(fields.wrong("type", format!("is {:?}, but must be function", short(other)))),
     }
 }

@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 
 use super::family::{Calls, ChatOptions, Family, Said, Shape};
 use super::house::{Counter, House, ModelCard, Updates};
-use super::reply::{Body, Call, Events, Reply};
+use super::reply::{Body, Call, Reply};
 use super::routes;
 use crate::engine::desk::{Account, Load, Refusal, Request, Update};
 use crate::engine::{End, Settings};

@@ -3,8 +3,7 @@
 
 use serde_json::{Value, json};
 
-use super::{ask, call, chat, house, post, set, with};
-use crate::serve::tests::Seen;
+use super::{CONTEXT, Seen, ask, call, chat, house, post, set, with};
 
 fn check(seen: &Seen, status: u16, param: Option<&str>, said: &str, of: &str) {
     let error = &seen.json()["error"];
@@ -321,5 +320,3 @@ fn bodies_headers_paths_and_methods() {
         assert_eq!((options.status, options.header("allow")), (204, allow));
     }
 }
-
-use super::CONTEXT;

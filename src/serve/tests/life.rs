@@ -53,7 +53,7 @@ fn what_ends_in_the_queue_is_a_status_even_for_streams() {
     for body in [chat(), streamed()] {
         let (house, stage) = house();
         stage.load.set(Load { first_token: Duration::from_secs(3), ..Load::default() });
-        let mut die = |end, wait: Option<&str>| {
+        let die = |end, wait: Option<&str>| {
             stage.fates.borrow_mut().push_back(Fate::Dies(end));
             let call = post(CHAT, &body);
             ask(&house, wait.map_or(call, |wait| with(post(CHAT, &body), "x-max-wait-time", wait)))
@@ -81,7 +81,7 @@ fn what_fails_in_the_middle_ends_a_stream_with_an_error() {
 
     let seen = ask(&house, post(CHAT, &streamed()));
     let events = seen.events();
-    assert_eq!((seen.status, &*seen.header("x-queue-time")), (200, "1.50ms"));
+    assert_eq!((seen.status, seen.header("x-queue-time")), (200, "1.50ms"));
     assert_eq!(events.last().unwrap()["error"]["message"], "no disk");
     assert!(events.iter().any(|e| e["choices"][0]["delta"]["content"] == "Hello"));
     assert!(!seen.body.contains("[DONE]"), "it is not whole");

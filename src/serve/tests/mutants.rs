@@ -124,7 +124,7 @@ fn damaged_requests_are_answered_or_refused() {
     for round in 0..1500 {
         for (path, seed) in seeds() {
             let mut body = seed;
-            for _ in 0..1 + round % 3 {
+            for _ in 0..1 + round % 2 {
                 damage(&mut body, &mut random);
             }
             let mut bytes = body.to_string().into_bytes();
@@ -147,6 +147,6 @@ fn damaged_requests_are_answered_or_refused() {
         }
         stage.requests.borrow_mut().clear();
     }
-    assert!(good > 1000 && bad > 1000, "{good} good, {bad} bad");
+    assert!(good > 500 && bad > 500, "{good} good, {bad} bad");
     assert!(stage.open.borrow().is_empty() && house.is_quiet());
 }

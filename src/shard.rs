@@ -9,9 +9,11 @@
 //! shard 0, the lead          engine, and later the socket; the thread the program began on
 //! shards 1.., its mates      wait for the lead's word
 //!
-//! orders:  lead ──ring──▶ mate     begin a step, rest, leave; the only ring there is so far, so
+//! orders:  lead ──ring──▶ mate     begin a step, rest, leave; the only ring that is waited for, so
 //!                                  no edge of the ring graph can close a circle
 //! stages:  crew's board            see `host::crew`
+//! counts:  mate ──ring──▶ lead     what the mate has counted of itself (`count`); nobody waits for it
+//! spans:   shard ──ring──▶ lead    where a timeline is written, see `base::trace`
 //! reads:   lead ══rings══▶ mate     where experts stream: reads to send, and what came of them;
 //!                                  see `host::mover`
 //! ```
@@ -27,15 +29,18 @@
 
 use std::time::Duration;
 
+use crate::base::trace::Tracer;
 use crate::host::mover::Kit;
 
 mod breath;
+mod count;
 mod lead;
 mod mate;
 mod queues;
 
 use std::future::Future;
 
+pub use count::Counters;
 pub use lead::{Lead, now, run};
 pub use queues::Queues;
 
@@ -79,12 +84,14 @@ enum Order {
     Rest,
     /// Open a mover, and turn it from now on.
     Equip(Box<Kit>),
+    /// Note spans from now on: of stages, and of reads.
+    Trace(Box<[Tracer; 2]>),
     /// The program is over.
     Leave,
 }
 
-/// Orders on their way to one mate: at most a rest, a kit, a beginning, a rest and a leave.
-const ORDERS: usize = 5;
+/// Orders on their way to one mate: at most a rest, tracers, a kit, a beginning, a rest and a leave.
+const ORDERS: usize = 6;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {

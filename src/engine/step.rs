@@ -13,6 +13,7 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use super::stream::lost;
+use crate::base::trace::{NO_LAYER, What};
 use crate::math::{Activations, Forms, Kernels, Shares};
 use crate::model::attention::{self, Context, Place, attention};
 use crate::model::compute::{Compute, Product, Stage, Tally, To};
@@ -193,6 +194,7 @@ impl Step {
     ) {
         let config = &model.config;
         let began = Instant::now();
+        lead.crew().own().layer = NO_LAYER;
         let Store { home, staging, ahead, recorder, untold } = store;
         lead.begin();
         if let Some(staging) = staging {
@@ -208,6 +210,7 @@ impl Step {
         embed(&mut shards, model, batch, &mut self.hidden);
 
         for (layer, parts) in model.parts.layers.iter().enumerate() {
+            lead.crew().own().layer = layer as u16;
             // The first time, the next layer's bytes come while this one is computed.
             let fetch = |weight: &Matrix| {
                 if !weight.is_settled() {
@@ -259,6 +262,7 @@ impl Step {
             lead.breathe().await;
         }
 
+        lead.crew().own().layer = NO_LAYER;
         self.keep_wanted(batch, config.hidden);
         let (hidden, x, output) = (&mut self.hidden, &mut self.normed, &model.parts.output);
         let mut shards = compute(self.kernels, home, lead, &mut self.meter);
@@ -277,7 +281,10 @@ impl Step {
         }
         self.meter.steps += 1;
         self.meter.rows += batch.rows.len() as u64;
-        self.meter.taken += began.elapsed();
+        let ended = Instant::now();
+        self.meter.taken += ended - began;
+        let what = What::Step { number: self.meter.steps, rows: batch.rows.len() as u32 };
+        lead.crew().own().tracer.note(what, began, ended);
     }
 
     /// The logits `[wanted rows][vocab]`, and the rows of the batch that came to nothing.

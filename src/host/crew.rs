@@ -35,7 +35,10 @@ struct Line<T>(T);
 
 /// The work of a stage. The lifetime of the borrow is the lead's call of `each`, which does not
 /// return before all mates are done with it.
-struct Lent<S>(*const (dyn Fn(&mut S, usize) + Sync));
+struct Lent<S> {
+    work: *const (dyn Fn(&mut S, usize) + Sync),
+    label: u32,
+}
 
 // SAFETY: what is pointed to is Sync, and mates only call it.
 unsafe impl<S> Send for Lent<S> {}
@@ -86,9 +89,16 @@ impl<S, W: World> Board<S, W> {
     }
 
     /// A chunk for `seat`: the next of its own share, else the last of another's.
-    fn take(&self, seat: usize) -> Option<usize> {
+    fn take(&self, seat: usize, done: &mut Chunks) -> Option<usize> {
         let seats = self.seats();
-        (0..seats).find_map(|i| self.take_from((seat + i) % seats, i == 0))
+        let own = self.take_from(seat, true);
+        let chunk = own.or_else(|| {
+            let stolen = (1..seats).find_map(|i| self.take_from((seat + i) % seats, false));
+            done.stolen += u64::from(stolen.is_some());
+            stolen
+        });
+        done.done += u64::from(chunk.is_some());
+        chunk
     }
 
     fn take_from(&self, seat: usize, from_front: bool) -> Option<usize> {
@@ -113,11 +123,25 @@ impl<S, W: World> Board<S, W> {
     }
 
     /// Does chunks until none are left.
-    fn work(&self, seat: usize, own: &mut S, work: &(dyn Fn(&mut S, usize) + Sync)) {
-        while let Some(chunk) = self.take(seat) {
+    fn work(
+        &self,
+        seat: usize,
+        own: &mut S,
+        done: &mut Chunks,
+        work: &(dyn Fn(&mut S, usize) + Sync),
+    ) {
+        while let Some(chunk) = self.take(seat, done) {
             work(own, chunk);
         }
     }
+}
+
+/// What a thread of a crew has done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Chunks {
+    pub done: u64,
+    /// Of these, those from another's share.
+    pub stolen: u64,
 }
 
 /// The lead's end of a crew.
@@ -127,6 +151,9 @@ pub struct Crew<S, W: World = Machine> {
     board: Option<Arc<Board<S, W>>>,
     stage: u64,
     waited: Duration,
+    chunks: Chunks,
+    /// What the next stages are called, for the mates' own records.
+    pub label: u32,
 }
 
 /// A mate's end of a crew.
@@ -134,12 +161,14 @@ pub struct Mate<S, W: World = Machine> {
     board: Arc<Board<S, W>>,
     seat: usize,
     seen: u64,
+    chunks: Chunks,
+    label: u32,
 }
 
 impl<S> Crew<S> {
     /// A crew of one.
     pub fn alone(own: S) -> Crew<S> {
-        Crew { own, board: None, stage: 0, waited: Duration::ZERO }
+        Crew::new(own, None)
     }
 
     /// A crew with `mates` mates, whose ends are to be handed to threads.
@@ -149,14 +178,22 @@ impl<S> Crew<S> {
 }
 
 impl<S, W: World> Crew<S, W> {
+    fn new(own: S, board: Option<Arc<Board<S, W>>>) -> Crew<S, W> {
+        let (waited, chunks) = (Duration::ZERO, Chunks::default());
+        Crew { own, board, stage: 0, waited, chunks, label: 0 }
+    }
+
     fn gather(own: S, mates: usize) -> (Crew<S, W>, Vec<Mate<S, W>>) {
         if mates == 0 {
-            return (Crew { own, board: None, stage: 0, waited: Duration::ZERO }, Vec::new());
+            return (Crew::new(own, None), Vec::new());
         }
         let board = Arc::new(Board::new(mates + 1));
-        let mate = |seat| Mate { board: Arc::clone(&board), seat, seen: 0 };
+        let mate = |seat| {
+            let chunks = Chunks::default();
+            Mate { board: Arc::clone(&board), seat, seen: 0, chunks, label: 0 }
+        };
         let mates = (1..=mates).map(mate).collect();
-        (Crew { own, board: Some(board), stage: 0, waited: Duration::ZERO }, mates)
+        (Crew::new(own, Some(board)), mates)
     }
 
     /// Threads in the crew.
@@ -174,6 +211,11 @@ impl<S, W: World> Crew<S, W> {
         self.waited
     }
 
+    /// What the lead itself has done.
+    pub fn chunks(&self) -> Chunks {
+        self.chunks
+    }
+
     /// Does `work` once for every chunk of `0..chunks`, on all threads of the crew, and returns
     /// when all are done.
     ///
@@ -182,7 +224,10 @@ impl<S, W: World> Crew<S, W> {
     pub fn each(&mut self, chunks: usize, work: impl Fn(&mut S, usize) + Sync) {
         let board = match &self.board {
             Some(board) if chunks > 1 => Arc::clone(board),
-            _ => return (0..chunks).for_each(|chunk| work(&mut self.own, chunk)),
+            _ => {
+                self.chunks.done += chunks as u64;
+                return (0..chunks).for_each(|chunk| work(&mut self.own, chunk));
+            }
         };
         assert!(chunks <= u32::MAX as usize, "chunks are numbered in 32 bits");
         let seats = board.seats();
@@ -198,12 +243,12 @@ impl<S, W: World> Crew<S, W> {
         let lent: *const (dyn Fn(&mut S, usize) + Sync + 'static) =
             unsafe { std::mem::transmute(lent) };
         // SAFETY: no mate reads the slot now: all are done with the stage before.
-        unsafe { board.work.0.write(Some(Lent(lent))) };
+        unsafe { board.work.0.write(Some(Lent { work: lent, label: self.label })) };
         self.stage += 1;
         board.stage.0.store_release(self.stage);
 
         let waiting = Waiting { board: &board, stage: self.stage };
-        board.work(0, &mut self.own, work);
+        board.work(0, &mut self.own, &mut self.chunks, work);
         let idle = Instant::now();
         drop(waiting);
         self.waited += idle.elapsed();
@@ -241,6 +286,21 @@ impl<S, W: World> Mate<S, W> {
         self.seat
     }
 
+    /// Whether there is a stage to take part in.
+    pub fn is_called(&self) -> bool {
+        self.board.stage.0.load_acquire() != self.seen
+    }
+
+    /// What this mate has done.
+    pub fn chunks(&self) -> Chunks {
+        self.chunks
+    }
+
+    /// What the lead called the last stage.
+    pub fn label(&self) -> u32 {
+        self.label
+    }
+
     /// Takes part in the stage the lead has posted. `false` if there is none that was not done.
     pub fn help(&mut self, own: &mut S) -> bool {
         let stage = self.board.stage.0.load_acquire();
@@ -251,9 +311,10 @@ impl<S, W: World> Mate<S, W> {
         let done = Done { board: &self.board, seat: self.seat, stage };
         // SAFETY: the stage's number was seen, so the slot is written, and it is not written again
         // before `done` says that this mate is through.
-        if let Some(Lent(work)) = unsafe { self.board.work.0.read() } {
+        if let Some(Lent { work, label }) = unsafe { self.board.work.0.read() } {
+            self.label = *label;
             // SAFETY: the lead keeps what it lent alive until `done`.
-            self.board.work(self.seat, own, unsafe { &**work });
+            self.board.work(self.seat, own, &mut self.chunks, unsafe { &**work });
         }
         drop(done);
         true

@@ -18,6 +18,7 @@
 use std::time::Duration;
 
 use super::arena::Region;
+use crate::base::trace::Tracer;
 
 /// How much a read matters. A greater one overtakes all lesser ones that were not sent yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -32,6 +33,14 @@ pub enum Urgency {
 
 impl Urgency {
     pub const ALL: [Urgency; 3] = [Urgency::Warm, Urgency::Forecast, Urgency::Demand];
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Urgency::Warm => "warm",
+            Urgency::Forecast => "forecast",
+            Urgency::Demand => "demand",
+        }
+    }
 }
 
 /// One block to be read: one request to the disk, so at most some megabytes.
@@ -75,6 +84,13 @@ pub struct Done {
     pub outcome: Result<(), Fault>,
 }
 
+/// What a drive has read on the thread it is asked on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Moved {
+    pub reads: u64,
+    pub bytes: u64,
+}
+
 /// Where reads are sent: a disk, several, or a simulated one. Nothing here ever blocks.
 pub trait Drive {
     /// Queues a read. It is sent by a [`turn`](Drive::turn).
@@ -106,4 +122,12 @@ pub trait Drive {
 
     /// A clock, from an arbitrary start.
     fn now(&self) -> Duration;
+
+    /// What this thread's part of it has read. One that does not count says nothing.
+    fn moved(&self) -> Moved {
+        Moved::default()
+    }
+
+    /// Has this thread's reads noted from now on, by a drive that knows how to.
+    fn trace(&mut self, _tracer: Tracer) {}
 }

@@ -23,9 +23,10 @@ use std::time::{Duration, Instant};
 
 use super::arena::Arena;
 use super::bell::Bell;
-use super::drive::{Done, Drive, Fault, Read, Urgency};
+use super::drive::{Done, Drive, Fault, Moved, Read, Urgency};
 use super::ring::{Grants, Landed, Ring, RingError, Source};
 use crate::base::sum::sum;
+use crate::base::trace::{Tracer, What};
 
 use fleet::{Command, Ends, Report};
 pub use fleet::{Fleet, Line, line};
@@ -81,6 +82,9 @@ struct Load {
     ticket: u64,
     sum: Option<u64>,
     tag: u32,
+    urgency: Urgency,
+    /// When it was sent, where that is to be noted.
+    sent: Option<Instant>,
 }
 
 /// Reads on one ring, for the thread that it was opened on.
@@ -92,6 +96,8 @@ pub struct Mover {
     done: VecDeque<(Done, u32)>,
     ends: Option<Ends>,
     began: Instant,
+    moved: Moved,
+    tracer: Tracer,
 }
 
 impl Mover {
@@ -119,6 +125,8 @@ impl Mover {
             done: VecDeque::new(),
             ends,
             began: Instant::now(),
+            moved: Moved::default(),
+            tracer: Tracer::default(),
         })
     }
 
@@ -175,8 +183,9 @@ impl Mover {
             && self.ring.under_way() < self.depth.of_urgency(urgency)
             && let Some(Item { read, tag }) = self.queue.pop()
         {
-            let Read { ticket, file, offset, into, sum, .. } = read;
-            let load = Load { ticket, sum, tag };
+            let Read { ticket, file, offset, into, sum, urgency } = read;
+            let sent = self.tracer.is_on().then(Instant::now);
+            let load = Load { ticket, sum, tag, urgency, sent };
             // Refused, it is over.
             self.landed.extend(self.ring.send(file, offset, into, load));
         }
@@ -190,9 +199,14 @@ impl Mover {
         }
         self.feed();
         self.ring.flush();
-        for Landed { load: Load { ticket, sum: wanted, tag }, into, outcome } in
-            self.landed.drain(..)
-        {
+        for Landed { load, into, outcome } in self.landed.drain(..) {
+            let Load { ticket, sum: wanted, tag, urgency, sent } = load;
+            self.moved.reads += 1;
+            self.moved.bytes += into.len() as u64;
+            if let Some(sent) = sent {
+                let (bytes, urgency) = (into.len() as u32, urgency.name());
+                self.tracer.note(What::Read { ticket, bytes, urgency }, sent, Instant::now());
+            }
             let outcome = outcome.and_then(|()| match wanted {
                 Some(wanted) if sum(&into) != wanted => Err(Fault::Sum),
                 _ => Ok(()),
@@ -256,6 +270,14 @@ impl Drive for Mover {
 
     fn now(&self) -> Duration {
         self.began.elapsed()
+    }
+
+    fn moved(&self) -> Moved {
+        self.moved
+    }
+
+    fn trace(&mut self, tracer: Tracer) {
+        self.tracer = tracer;
     }
 }
 

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::parts::Linear;
 use crate::base::limits::PANEL_ROWS;
+use crate::base::trace::{NO_LAYER, Tracer, What};
 use crate::host::crew::Crew;
 use crate::host::drive::Drive;
 use crate::math::{Activations, AttentionScratch, Columns, Forms, Kernels, MAX_PARTS, Shares};
@@ -16,7 +17,6 @@ use crate::weights::Matrix;
 use crate::weights::home::Home;
 
 /// What a shard works with that is its own: buffers that are kept from chunk to chunk.
-#[derive(Default)]
 pub struct Hand {
     pub attend: AttentionScratch,
     /// Results on their way to be added somewhere.
@@ -26,9 +26,51 @@ pub struct Hand {
     panels: Vec<u8>,
     /// What moves bytes on this shard, where experts stream.
     pub drive: Option<Box<dyn Drive>>,
+    /// Where this shard's spans are noted, and those of a drive that it is still to get.
+    pub tracer: Tracer,
+    reads: Tracer,
+    /// The layer the lead is at.
+    pub layer: u16,
+    /// Since when it has waited for the disk, where that is to be noted.
+    waits: Option<Instant>,
+    /// How long the lead has computed. A mate's time is kept where its clock is read.
+    pub computing: Duration,
+}
+
+impl Default for Hand {
+    fn default() -> Hand {
+        Hand {
+            attend: AttentionScratch::default(),
+            floats: Vec::new(),
+            query: Vec::new(),
+            panels: Vec::new(),
+            drive: None,
+            tracer: Tracer::default(),
+            reads: Tracer::default(),
+            layer: NO_LAYER,
+            waits: None,
+            computing: Duration::ZERO,
+        }
+    }
 }
 
 impl Hand {
+    /// Seats a drive.
+    pub fn equip(&mut self, mut drive: Box<dyn Drive>) {
+        if self.reads.is_on() {
+            drive.trace(std::mem::take(&mut self.reads));
+        }
+        self.drive = Some(drive);
+    }
+
+    /// Notes spans from now on: stages, and reads of the drive that is there or to come.
+    pub fn trace(&mut self, stages: Tracer, reads: Tracer) {
+        (self.tracer, self.reads) = (stages, reads);
+        if let Some(drive) = self.drive.take() {
+            self.equip(drive);
+        }
+    }
+
     /// Whether there is nothing to move, nor will be before the bell rings.
     pub fn may_rest(&mut self) -> bool {
         self.drive.as_mut().is_none_or(|drive| drive.may_rest())
@@ -103,6 +145,16 @@ impl Stage {
             Stage::Logits => "logits",
         }
     }
+}
+
+/// What a stage is called on a crew's board: which it is, and of which layer.
+pub fn label(stage: Stage, layer: u16) -> u32 {
+    stage as u32 | u32::from(layer) << 16
+}
+
+/// The stage, and the layer or [`NO_LAYER`], behind a label.
+pub fn labelled(label: u32) -> (Stage, u16) {
+    (Stage::ALL[label as usize % Stage::ALL.len()], (label >> 16) as u16)
 }
 
 /// What the stages so far have done.
@@ -195,13 +247,37 @@ impl Compute<'_> {
 
     /// Does `work` for each chunk, on all shards, and notes the time.
     pub fn each(&mut self, stage: Stage, chunks: usize, work: impl Fn(&mut Hand, usize) + Sync) {
+        let layer = self.crew.own().layer;
+        self.crew.label = label(stage, layer);
         let (began, waited) = (Instant::now(), self.crew.waited());
         self.crew.each(chunks, |hand, i| {
             work(hand, i);
             hand.turn();
         });
-        self.tally.taken[stage as usize] += began.elapsed();
-        self.tally.waited[stage as usize] += self.crew.waited() - waited;
+        let (ended, waited) = (Instant::now(), self.crew.waited() - waited);
+        let taken = ended - began;
+        self.tally.taken[stage as usize] += taken;
+        self.tally.waited[stage as usize] += waited;
+        let hand = self.crew.own();
+        hand.computing += taken - waited;
+        let waited = u32::try_from(waited.as_nanos()).unwrap_or(u32::MAX);
+        hand.tracer.note(What::Stage { name: stage.name(), layer, waited }, began, ended);
+    }
+
+    /// There is nothing to compute before the disk has answered.
+    pub fn waits(&mut self) {
+        let hand = self.crew.own();
+        if hand.tracer.is_on() {
+            hand.waits.get_or_insert_with(Instant::now);
+        }
+    }
+
+    /// There is something to compute.
+    pub fn goes_on(&mut self) {
+        let hand = self.crew.own();
+        if let Some(since) = hand.waits.take() {
+            hand.tracer.note(What::Wait { layer: hand.layer }, since, Instant::now());
+        }
     }
 
     /// Cuts a batch for the shards.

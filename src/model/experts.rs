@@ -182,6 +182,7 @@ pub fn advance(
         if !scratch.wave.is_empty() {
             if let Some(staging) = &mut staging {
                 staging.go_on(compute.drive());
+                compute.goes_on();
             }
             let slots = staging.as_deref().map(Staging::slots);
             compute_wave(compute, slots, block, parts, scratch, x);
@@ -193,6 +194,7 @@ pub fn advance(
                     let left = window.left.iter().map(|&i| groups.experts[i as usize]);
                     staging.wait(compute.drive(), block.layer, left);
                     scratch.forecast(compute, Some(staging), block, hidden);
+                    compute.waits();
                     return Progress::Waits;
                 }
                 continue;
@@ -203,6 +205,7 @@ pub fn advance(
         let done = scratch.window.now.clone();
         if let Some(staging) = &mut staging {
             staging.go_on(compute.drive());
+            compute.goes_on();
             staging.close(block.layer, &scratch.groups.experts[done.clone()]);
         }
         scratch.window.now = done.end..done.end;

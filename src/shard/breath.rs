@@ -13,6 +13,13 @@ pub struct Breath {
     last: Instant,
 }
 
+/// When a shard asked whether to breathe, and when it went on: the same where it did not.
+#[derive(Clone, Copy)]
+pub struct Pause {
+    pub begin: Instant,
+    pub end: Instant,
+}
+
 impl Breath {
     /// To be called on the reactor it is for.
     pub fn new(every: Duration) -> Result<Breath, Error> {
@@ -22,11 +29,14 @@ impl Breath {
     }
 
     /// Breathes if it is time to.
-    pub async fn breathe(&mut self) {
-        if self.last.elapsed() >= self.every {
-            self.bell.ring();
-            self.ear.listen().await;
-            self.last = Instant::now();
+    pub async fn breathe(&mut self) -> Pause {
+        let begin = Instant::now();
+        if begin.saturating_duration_since(self.last) < self.every {
+            return Pause { begin, end: begin };
         }
+        self.bell.ring();
+        self.ear.listen().await;
+        self.last = Instant::now();
+        Pause { begin, end: self.last }
     }
 }

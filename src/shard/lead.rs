@@ -12,7 +12,8 @@ use glommio::{LocalExecutor, LocalExecutorBuilder, Placement, spawn_local_into};
 
 use super::breath::Breath;
 use super::mate::{self, Line};
-use super::{Error, Order, Queues, Seats};
+use super::{Counters, Error, Order, Queues, Seats};
+use crate::base::trace::{Track, What, track};
 use crate::host::crew::{Crew, Mate};
 use crate::host::mover::{Depth, Fleet, Kit, Mover, Setup};
 use crate::host::ring::RingError;
@@ -55,8 +56,42 @@ impl Lead {
         let own = Mover::open(Kit::new(setup.clone()))?;
         let equipped = self.lines.iter_mut().take(movers - 1);
         let equipped = equipped.map(|line| line.equip(setup.clone()));
-        self.crew.own().drive = Some(Box::new(Fleet::new(own, equipped.collect())));
+        let fleet = Fleet::new(own, equipped.collect());
+        self.crew.own().equip(Box::new(fleet));
         Ok(())
+    }
+
+    /// Has all shards note spans from now on, until so many wait to be read. What comes back are
+    /// the tracks of each shard, the lead's first: of its stages, and of its reads. To be called
+    /// between steps.
+    pub fn trace(&mut self, room: usize) -> Vec<[Track; 2]> {
+        let ((stages, lead), (reads, own_reads)) = (track(room), track(room));
+        self.crew.own().trace(stages, reads);
+        let mut tracks = vec![[lead, own_reads]];
+        for line in &mut self.lines {
+            let ((stages, mate), (reads, mate_reads)) = (track(room), track(room));
+            line.tell(Order::Trace(Box::new([stages, reads])));
+            tracks.push([mate, mate_reads]);
+        }
+        tracks
+    }
+
+    /// What each shard has counted, the lead's first; a mate's count may be a tenth of a second
+    /// old, or from when it parked.
+    pub fn counters(&mut self) -> impl Iterator<Item = Counters> {
+        let (chunks, spinning) = (self.crew.chunks(), self.crew.waited());
+        let hand = self.crew.own();
+        let moved = hand.drive.as_ref().map(|drive| drive.moved()).unwrap_or_default();
+        let own = Counters {
+            computing: hand.computing,
+            spinning,
+            parked: Duration::ZERO,
+            chunks: chunks.done,
+            stolen: chunks.stolen,
+            reads: moved.reads,
+            bytes: moved.bytes,
+        };
+        std::iter::once(own).chain(self.lines.iter_mut().map(Line::counters))
     }
 
     /// Calls the mates together for a step. They spin until [`Lead::rest`].
@@ -76,7 +111,10 @@ impl Lead {
     /// time to.
     pub async fn breathe(&mut self) {
         if let Some(breath) = &mut self.breath {
-            breath.breathe().await;
+            let pause = breath.breathe().await;
+            if pause.end > pause.begin {
+                self.crew.own().tracer.note(What::Breath, pause.begin, pause.end);
+            }
         }
     }
 }

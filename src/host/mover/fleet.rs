@@ -8,10 +8,11 @@ use std::time::{Duration, Instant};
 use rtrb::{Consumer, Producer, RingBuffer};
 
 use super::super::bell::Bell;
-use super::super::drive::{Done, Drive, Read, Urgency};
+use super::super::drive::{Done, Drive, Moved, Read, Urgency};
 use super::super::ring::Grants;
 use super::queue::{Item, Queue};
 use super::{Kit, Mover, Setup, dropped};
+use crate::base::trace::Tracer;
 
 /// Besides reads, of which there are only as many as a line may have.
 const COMMANDS: usize = 64;
@@ -394,6 +395,14 @@ impl Drive for Fleet {
 
     fn now(&self) -> Duration {
         self.own.now()
+    }
+
+    fn moved(&self) -> Moved {
+        self.own.moved()
+    }
+
+    fn trace(&mut self, tracer: Tracer) {
+        self.own.trace(tracer);
     }
 }
 

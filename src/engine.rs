@@ -3,8 +3,10 @@
 //! Owns the sequences being written (`session`), the pages that hold their keys and values
 //! (`kv`), who moves how far in a step (`turn`) with what guesses (`draft`), and the pass of a
 //! batch through all layers (`step`), with experts that stream where they do not fit (`stream`).
-//! Decides nothing about a model's shape, reads no file itself and starts no thread. Imports
-//! `shard`, `model`, `weights`, `math`, `host`, `base`.
+//! Above them, the server's half of an engine: where requests are handed in (`desk`), who computes
+//! what (`scheduler`), the loop that does it (`service`), and what is measured of all that
+//! (`telemetry`). Decides nothing about a model's shape, reads no file itself and starts no thread.
+//! Imports `shard`, `model`, `weights`, `math`, `host`, `base`.
 //!
 //! Nothing here holds a model for the length of an answer: a [`Session`] is a state, and
 //! [`Engine::advance`] moves any set of sessions forward by some tokens or a chunk of prompt.
@@ -17,6 +19,7 @@ pub mod service;
 mod session;
 mod step;
 mod stream;
+pub mod telemetry;
 mod turn;
 
 use std::path::PathBuf;
@@ -30,8 +33,9 @@ use crate::host::ring::RingError;
 use crate::math::{IsaChoice, IsaError, Kernels};
 use crate::model::sampling::ParamError;
 use crate::model::{KvShape, Model};
-use crate::shard::Lead;
+use crate::shard::{self, Lead};
 use crate::weights::home::{Home, room_of};
+use crate::weights::residency;
 
 pub use draft::{Tally, worth};
 pub use kv::Census;
@@ -224,6 +228,16 @@ impl Engine {
     /// What the steps so far have done.
     pub fn meter(&self) -> Meter {
         self.step.meter()
+    }
+
+    /// What each shard has counted of itself, the lead's first.
+    pub fn shard_counters(&mut self) -> impl Iterator<Item = shard::Counters> {
+        self.lead.counters()
+    }
+
+    /// What residency has counted, where experts stream.
+    pub fn slabs(&self) -> Option<residency::Counters> {
+        self.store.staging.as_ref().map(|staging| staging.residency().counters())
     }
 
     /// A session that will continue `prompt`.

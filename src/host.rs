@@ -10,6 +10,7 @@
 //! drive     what is asked of a disk: by   ring     an io_uring, by       mover    many, by urgency,
 //!                                                                                 on all shards
 //!                                         sim      what a seed says
+//! sink      where words go without waiting for them
 //! roof      how fast memory is            profile  and a drive           tuning   and what slows it
 //! socket    where others connect          bell     how threads are woken
 //! ```
@@ -27,6 +28,7 @@ pub mod profile;
 pub mod ring;
 pub mod roof;
 pub mod sim;
+pub mod sink;
 pub mod socket;
 pub mod topology;
 pub mod tuning;

@@ -23,6 +23,8 @@ mod fields;
 mod headers;
 pub mod house;
 pub mod http;
+pub mod log;
+pub mod metrics;
 mod openai;
 pub mod peer;
 pub mod reply;

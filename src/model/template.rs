@@ -6,7 +6,6 @@
 //! Knows no tokenizer and no model. Imports nothing of the house.
 
 mod budget;
-mod date;
 mod environment;
 mod guard;
 mod python;

@@ -7,9 +7,9 @@ use minijinja::{Environment, Error, State};
 use minijinja_contrib::pycompat::unknown_method_callback;
 
 use super::budget::{Budget, FUEL, NAMESPACE, bad};
-use super::date::Moment;
 use super::guard;
 use super::python::{JsonStyle, Writer};
+use crate::base::date::Moment;
 
 /// What a template said with `raise_exception`.
 pub(super) type Raised = Arc<Mutex<Option<String>>>;

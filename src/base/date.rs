@@ -1,4 +1,4 @@
-//! `strftime` for the few templates that print the date.
+//! `strftime`, for the few templates that print the date, and for the log.
 
 const DAYS: [&str; 7] =
     ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"];
@@ -7,7 +7,7 @@ const MONTHS: [&str; 12] = ["January", "February", "March", "April", "May", "Jun
     "August", "September", "October", "November", "December"];
 
 /// A moment in UTC, counted in seconds from 1970.
-pub(super) struct Moment {
+pub struct Moment {
     year: i64,
     month: usize,
     day: u32,

@@ -26,6 +26,7 @@ mod signals;
 mod size;
 mod synth;
 mod tokenize;
+mod top;
 
 use std::process::ExitCode;
 
@@ -63,6 +64,7 @@ enum Command {
     Plan(plan::Args),
     Doctor(doctor::Args),
     Replay(replay::Args),
+    Top(top::Args),
 }
 
 /// What any command can fail with: one sentence for the user.
@@ -91,6 +93,7 @@ pub fn main() -> ExitCode {
         Command::Plan(args) => plan::run(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Replay(args) => replay::run(args),
+        Command::Top(args) => top::run(args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

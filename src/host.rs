@@ -10,7 +10,7 @@
 //! drive     what is asked of a disk: by   ring     an io_uring, by       mover    many, by urgency,
 //!                                                                                 on all shards
 //!                                         sim      what a seed says
-//! sink      where words go without waiting for them
+//! sink      where words go, unwaited for  terminal as a screen
 //! roof      how fast memory is            profile  and a drive           tuning   and what slows it
 //! socket    where others connect          bell     how threads are woken
 //! ```
@@ -30,5 +30,6 @@ pub mod roof;
 pub mod sim;
 pub mod sink;
 pub mod socket;
+pub mod terminal;
 pub mod topology;
 pub mod tuning;

@@ -90,6 +90,11 @@ impl Stop {
         self.asked.swap(false, Ordering::Relaxed)
     }
 
+    /// Whether a signal came that nobody took.
+    pub fn is_asked(&self) -> bool {
+        self.asked.load(Ordering::Relaxed)
+    }
+
     /// Fails if a signal came.
     pub fn check(&self) -> Result<(), Interrupted> {
         match self.take() {

@@ -127,6 +127,36 @@ mod tests {
         });
     }
 
+    /// As one that was stopped by Ctrl-S. The program can end all the same.
+    #[test]
+    fn a_terminal_that_nobody_reads_holds_up_the_writer_alone() {
+        let (mut master, mut slave) = (-1, -1);
+        // SAFETY: room for two descriptors; no name, attributes or size are asked for.
+        let opened = unsafe {
+            let none = std::ptr::null_mut();
+            libc::openpty(&mut master, &mut slave, none, none.cast(), none.cast())
+        };
+        assert_eq!(opened, 0);
+        // SAFETY: descriptors that were just made and that nobody else owns.
+        let (master, slave) =
+            unsafe { (OwnedFd::from_raw_fd(master), OwnedFd::from_raw_fd(slave)) };
+        on_a_reactor(async move || {
+            let sink = Sink::of(slave);
+            let done = Rc::new(Cell::new(false));
+            let said = Rc::clone(&done);
+            let writer = spawn_local(async move {
+                let _ = sink.write(vec![b'x'; 1 << 20]).await;
+                said.set(true);
+            });
+            for _ in 0..20 {
+                sleep(Duration::from_millis(1)).await;
+            }
+            assert!(!done.get());
+            drop(writer);
+        });
+        drop(master);
+    }
+
     /// The program can end while a write waits.
     #[test]
     fn a_reactor_ends_though_a_write_waits() {

@@ -128,6 +128,14 @@ struct Record {
     what: What,
 }
 
+/// Lines on their way.
+struct Piece {
+    text: String,
+    records: u64,
+    /// Records dropped that they tell of.
+    said: u64,
+}
+
 struct State {
     level: Level,
     style: Style,
@@ -137,6 +145,8 @@ struct State {
     dropped: Cell<u64>,
     dropped_ever: Cell<u64>,
     writer: RefCell<Option<Waker>>,
+    /// The last write was refused.
+    failing: Cell<bool>,
     closed: Cell<bool>,
 }
 
@@ -159,6 +169,7 @@ impl Log {
             dropped: Cell::new(0),
             dropped_ever: Cell::new(0),
             writer: RefCell::new(None),
+            failing: Cell::new(false),
             closed: Cell::new(false),
         }))
     }
@@ -210,10 +221,13 @@ impl Log {
     /// The writer: to be spawned once, in the housekeeping queue. It goes on when a write fails,
     /// for a full disk may be emptied; what could not be written counts as dropped.
     pub async fn write(self, sink: Sink) {
-        while let Some((text, count)) = self.next().await {
-            if sink.write(text.into_bytes()).await.is_err() {
-                // There is nobody to tell but who reads the counts.
-                self.lose(count);
+        while let Some(Piece { text, records, said }) = self.next().await {
+            let written = sink.write(text.into_bytes()).await.is_ok();
+            self.0.failing.set(!written);
+            if !written {
+                // There is nobody to tell but who reads the counts, and those who read on later.
+                self.lose(records);
+                self.0.dropped.set(self.0.dropped.get() + said);
             }
         }
     }
@@ -223,10 +237,13 @@ impl Log {
         self.0.dropped_ever.set(self.0.dropped_ever.get() + count);
     }
 
-    /// The next lines, and how many records they are. `None`: no more will come.
-    async fn next(&self) -> Option<(String, u64)> {
+    /// The next lines. `None`: no more will come.
+    async fn next(&self) -> Option<Piece> {
         poll_fn(|context| {
-            if !self.0.records.borrow().is_empty() || self.0.dropped.get() > 0 {
+            // That records were dropped is said at once, but where nothing can be written with the
+            // next record alone.
+            let dropped = self.0.dropped.get() > 0 && !self.0.failing.get();
+            if dropped || !self.0.records.borrow().is_empty() {
                 return Poll::Ready(Some(self.take()));
             }
             if self.0.closed.get() {
@@ -238,7 +255,7 @@ impl Log {
         .await
     }
 
-    fn take(&self) -> (String, u64) {
+    fn take(&self) -> Piece {
         let (mut text, mut count) = (String::new(), 0);
         let mut records = self.0.records.borrow_mut();
         while text.len() < PIECE
@@ -247,16 +264,14 @@ impl Log {
             self.0.style.line(&record, &mut text);
             count += 1;
         }
-        if self.0.dropped.get() > 0 {
-            let (n, s) = match self.0.dropped.replace(0) {
-                1 => (1, ""),
-                n => (n, "s"),
-            };
+        let said = self.0.dropped.replace(0);
+        if said > 0 {
+            let (n, s) = (said, if said == 1 { "" } else { "s" });
             let words = format!("{n} record{s} dropped: nobody took them as fast as they came");
             let what = What::Words(Level::Warn, words.into());
             self.0.style.line(&Record { time: SystemTime::now(), what }, &mut text);
         }
-        (text, count)
+        Piece { text, records: count, said }
     }
 }
 

@@ -90,9 +90,8 @@ fn requests(text: &mut Text, telemetry: &Telemetry) {
     text.gauge("requests_waiting", "Requests in the queue.", load.waiting as f64);
     let help = "From a request's arrival to its end.";
     text.histogram("request_duration_seconds", help, [("", "", &telemetry.request)]);
-    let by_priority = |of| {
-        PRIORITIES.iter().zip(of).map(|((_, name), histogram)| ("priority", *name, histogram))
-    };
+    let by_priority =
+        |of| PRIORITIES.iter().zip(of).map(|((_, name), histogram)| ("priority", *name, histogram));
     let help = "From a request's arrival to its first step.";
     text.histogram("queue_duration_seconds", help, by_priority(&telemetry.queued));
     let help = "From a request's arrival to its first token.";

@@ -149,8 +149,7 @@ mod tests {
     #[test]
     fn buckets_are_what_a_naive_count_says() {
         let mut times = Histogram::of_times();
-        let mut nanos: Vec<u64> =
-            values().take(20_000).map(|v| (v >> 20) >> (v % 44)).collect();
+        let mut nanos: Vec<u64> = values().take(20_000).map(|v| (v >> 20) >> (v % 44)).collect();
         for bound in TIMES {
             nanos.extend([bound * 1000 - 1, bound * 1000, bound * 1000 + 1]);
         }

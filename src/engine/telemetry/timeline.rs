@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use glommio::timer::sleep;
 
-use crate::base::trace::{NO_LAYER, Span, Track, Tracer, What, track};
+use crate::base::trace::{NO_LAYER, Span, Tracer, Track, What, track};
 use crate::host::sink::Sink;
 
 /// How often the rings are emptied.

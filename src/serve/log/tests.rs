@@ -47,7 +47,10 @@ fn lines_for_people() {
 fn lines_for_programs() {
     let said = line(Style::Json, What::Words(Level::Error, "a \"b\"\n".into()));
     let value: serde_json::Value = serde_json::from_str(&said).unwrap();
-    assert_eq!((value["level"].as_str(), value["message"].as_str()), (Some("error"), Some("a \"b\"\n")));
+    assert_eq!(
+        (value["level"].as_str(), value["message"].as_str()),
+        (Some("error"), Some("a \"b\"\n"))
+    );
     assert_eq!(
         line(Style::Json, What::Access(access())),
         "{\"time\":\"2024-12-31T23:59:59.007Z\",\"level\":\"info\",\"message\":\"request\",\
@@ -63,18 +66,38 @@ fn what_finds_no_room_is_counted_and_said() {
     log.say(Level::Debug, "not heard");
     (0..5).for_each(|i| log.say(Level::Info, format!("record {i}")));
     assert_eq!(log.dropped(), 2);
-    let (text, count) = log.take();
-    assert_eq!((text.lines().count(), count), (4, 3));
+    let Piece { text, records, said } = log.take();
+    assert_eq!((text.lines().count(), records, said), (4, 3, 2));
     assert!(text.ends_with("warn  2 records dropped: nobody took them as fast as they came\n"));
     log.access(access());
-    assert_eq!((log.take().0.lines().count(), log.dropped()), (1, 2));
+    assert_eq!((log.take().text.lines().count(), log.dropped()), (1, 2));
 }
 
 #[test]
 fn names_are_read_as_they_are_written() {
     assert!(Level::ALL.iter().all(|level| level.to_string().parse() == Ok(*level)));
-    assert!(["text", "json"].iter().all(|style| style.parse::<Style>().unwrap().to_string() == *style));
+    assert!(
+        ["text", "json"].iter().all(|style| style.parse::<Style>().unwrap().to_string() == *style)
+    );
     assert!("loud".parse::<Level>().is_err() && "xml".parse::<Style>().is_err());
+}
+
+/// A disk that is full is an error of every write, and the writer goes on to the next.
+#[test]
+fn what_cannot_be_written_is_counted() {
+    let builder = LocalExecutorBuilder::new(Placement::Unbound).io_memory(64 << 10);
+    builder.make().unwrap().run(async {
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let log = Log::new(Level::Info, Style::Json);
+        (0..3).for_each(|_| log.access(access()));
+        log.close();
+        // Which ends: what was dropped is not said to the same full disk for ever.
+        log.clone().write(Sink::of(full.into())).await;
+        log.access(access());
+        let Piece { text, records, said } = log.take();
+        assert_eq!((log.dropped(), records, said), (3, 1, 3));
+        assert!(text.contains("3 records dropped"));
+    });
 }
 
 /// With a pipe that is full the reactor goes on, records are dropped, and once somebody reads, the

@@ -70,7 +70,12 @@ fn telemetry() -> Telemetry {
         batch_limit: 8,
         resident: 5 << 30,
         memory_limit: 8 << 30,
-        slabs: Some(residency::Counters { hits: 300, coming: 20, misses: 80, ..Default::default() }),
+        slabs: Some(residency::Counters {
+            hits: 300,
+            coming: 20,
+            misses: 80,
+            ..Default::default()
+        }),
         shards: vec![shard(200, 3), shard(190, 17)],
     };
     telemetry

@@ -88,7 +88,7 @@ fn reads_that_overlap_lie_on_tracks_of_their_own() {
     let events = events(&script.text);
     let lanes: Vec<usize> = (2000..2004).map(|tid| slices(&events, tid).len()).collect();
     assert_eq!(lanes.iter().sum::<usize>(), 6);
-    assert_eq!(lanes, [3, 2, 1, 0]);
+    assert_eq!(lanes, [4, 1, 1, 0]);
     for tid in 2000..2003 {
         let slices = slices(&events, tid);
         assert!(slices.windows(2).all(|pair| pair[0].1 <= pair[1].0), "{slices:?}");

@@ -9,7 +9,7 @@ use libfuzzer_sys::fuzz_target;
 use penstock::engine::End;
 use penstock::engine::desk::{Account, Load, Refusal, Request, Update};
 use penstock::model::{Text, demo};
-use penstock::serve::family::Plain;
+use penstock::serve::family::OfText;
 use penstock::serve::house::{Counter, House, ModelCard, Updates};
 use penstock::serve::reply::{Body, Call};
 use penstock::serve::routes;
@@ -57,8 +57,9 @@ thread_local!(static HOUSE: Rc<House> = {
         vocab: text.tokenizer.vocab_size(),
         fingerprint: String::new(),
     };
-    let (counter, family) = (Box::new(Silent), Box::new(Plain));
-    let house = House::new(counter, Rc::new(text), family, model, Box::new(String::new));
+    let text = Rc::new(text);
+    let (counter, family) = (Box::new(Silent), Box::new(OfText::new(Rc::clone(&text))));
+    let house = House::new(counter, text, family, model, Box::new(String::new));
     house.ready.set(true);
     Rc::new(house)
 });

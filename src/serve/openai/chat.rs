@@ -76,7 +76,10 @@ impl Asked {
             return Err(Fault::field(path, what));
         }
         if tools.forced {
-            wanted.shape = Some(("tool_choice".into(), Shape::Call(tools.list.clone())));
+            wanted.shape = Some((
+                "tool_choice".into(),
+                Shape::Call { tools: tools.list.clone(), named: tools.named.clone() },
+            ));
         }
         let given = (!tools.list.is_empty()).then(|| Value::from(tools.list.clone()));
         let options = ChatOptions { tools: given, extra: conversation::template_fields(fields)? };

@@ -15,6 +15,8 @@ pub struct Tools {
     pub list: Vec<Value>,
     /// The answer must be a call.
     pub forced: bool,
+    /// Of this tool.
+    pub named: Option<String>,
     /// No more than one call in one answer.
     pub single: bool,
 }
@@ -42,7 +44,7 @@ impl Tools {
             names.push(name);
         }
         let single = !fields.flag("parallel_tool_calls")?.unwrap_or(true);
-        let all = |forced| Tools { list: list.to_vec(), forced, single };
+        let all = |forced| Tools { list: list.to_vec(), forced, named: None, single };
         let choice = fields.get("tool_choice");
         if list.is_empty() {
             return match choice.and_then(Value::as_str) {
@@ -66,7 +68,10 @@ impl Tools {
             Some(value @ Value::Object(_)) => {
                 let name = named(&Fields::at("tool_choice", value)?)?;
                 match names.iter().position(|known| *known == name) {
-                    Some(at) => Ok(Tools { list: vec![list[at].clone()], forced: true, single }),
+                    Some(at) => {
+                        let named = Some(name.to_owned());
+                        Ok(Tools { list: vec![list[at].clone()], forced: true, named, single })
+                    }
                     None => {
                         let what = format!("is {:?}, which is none of the tools", short(name));
                         Err(fields.wrong("tool_choice.function.name", what))

@@ -146,11 +146,11 @@ fn forms_reach_the_family() {
         ),
         (
             json!({ "tools": [tool("f"), tool("g")], "tool_choice": "required" }),
-            Shape::Call(vec![tool("f"), tool("g")]),
+            Shape::Call { tools: vec![tool("f"), tool("g")], named: None },
         ),
         (
             json!({ "tools": [tool("f"), tool("g")], "tool_choice": tool("g") }),
-            Shape::Call(vec![tool("g")]),
+            Shape::Call { tools: vec![tool("g")], named: Some("g".into()) },
         ),
     ] {
         stage.shapes.borrow_mut().clear();

@@ -36,6 +36,7 @@ mod stream;
 mod systemd;
 #[cfg(test)]
 mod tests;
+pub mod till;
 mod tokens;
 mod wanted;
 

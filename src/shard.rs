@@ -42,6 +42,7 @@ use std::future::Future;
 
 pub use count::Counters;
 pub use lead::{Lead, now, run};
+pub use glommio::Task;
 pub use queues::Queues;
 
 /// Where shards sit and how they live.

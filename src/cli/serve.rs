@@ -1,12 +1,13 @@
 //! `penstock serve`: answers many clients at once, until it is asked to stop.
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
-use hyper::{HeaderMap, StatusCode};
+use futures_lite::future::or;
 
 use super::open::Wish;
 use super::out::note;
@@ -15,17 +16,28 @@ use super::size::{Size, size};
 use super::{Compute, Outcome, counted, open, positive};
 use crate::base::units::Bytes;
 use crate::engine::Engine;
+use crate::engine::desk::Desk;
+use crate::engine::scheduler;
+use crate::engine::service::Service;
+use crate::engine::telemetry::Timeline;
 use crate::host::bell::Bell;
+use crate::host::sink::Sink;
 use crate::host::topology::Topology;
 use crate::model::Text;
 use crate::plan::Plan;
 use crate::serve::announce::{Announcement, Callback};
-use crate::serve::http::{Handler, Limits};
+use crate::serve::family::OfText;
+use crate::serve::house::{House, ModelCard};
+use crate::serve::http::{Handler, Limits, Tally};
+use crate::serve::log::{Level, Log, Style};
+use crate::serve::metrics::{Serving, Snapshot, render};
 use crate::serve::peer::Allowed;
-use crate::serve::reply::{Body, Call, Reply};
+use crate::serve::reply::{Call, Reply};
 use crate::serve::socket::{self, Owner, Place, SocketFile};
-use crate::serve::{self, Drained, Entrance, Shutdown};
-use crate::shard::{self, Lead, Queues, Seats};
+use crate::serve::till::Till;
+use crate::serve::{self, Drained, Entrance, Shutdown, routes};
+use crate::shard::{self, Lead, Queues, Seats, Task};
+use crate::weights::Source;
 
 /// Serve a model to many clients over a Unix socket, and over TCP where asked.
 ///
@@ -50,7 +62,27 @@ pub struct Args {
     scheduling: Scheduling,
 
     #[command(flatten)]
+    telling: Telling,
+
+    #[command(flatten)]
     compute: Compute,
+}
+
+/// What it tells its owner.
+#[derive(clap::Args, Clone)]
+#[command(next_help_heading = "What it tells its owner")]
+struct Telling {
+    /// Lines of the log, on standard error: text or json
+    #[arg(long, value_name = "STYLE", default_value = "text")]
+    log: Style,
+
+    /// What is worth a line: error, warn, info (with one for every request) or debug
+    #[arg(long, value_name = "LEVEL", default_value = "info")]
+    log_level: Level,
+
+    /// Write a timeline of shards, stages, reads and requests, for Perfetto or chrome://tracing
+    #[arg(long, value_name = "FILE")]
+    trace_out: Option<PathBuf>,
 }
 
 /// Where clients come in.
@@ -100,7 +132,7 @@ struct Places {
     callback_url: Option<Callback>,
 
     /// What this worker is called in what is posted
-    #[arg(long, value_name = "ID", requires = "callback_url")]
+    #[arg(long, value_name = "ID")]
     worker_id: Option<String>,
 }
 
@@ -130,7 +162,26 @@ struct Scheduling {
     context: Option<usize>,
 }
 
+/// Waiting so long weighs as much as one priority.
+const AGE: Duration = Duration::from_secs(10);
+/// How long a request that asks to be batched waits for company.
+const FORM: Duration = Duration::from_millis(50);
+
 impl Scheduling {
+    fn limits(&self, plan: &Plan, trained: usize) -> scheduler::Limits {
+        scheduler::Limits {
+            running: self.sessions(),
+            waiting: self.queue,
+            chunk: plan.prefill_chunk,
+            // Beyond what it was trained for a model rambles, unless that was asked for.
+            context: self.context.unwrap_or(trained),
+            stall: self.stall,
+            form: FORM,
+            age: AGE,
+            sequential: self.sequential,
+        }
+    }
+
     /// Requests in one step.
     fn sessions(&self) -> usize {
         if self.sequential { 1 } else { self.parallel }
@@ -191,7 +242,7 @@ fn time(text: &str) -> Result<Duration, String> {
 }
 
 impl Places {
-    fn options(&self, model: &str) -> Outcome<serve::Options> {
+    fn options(&self, model: &str, log: &Log) -> Outcome<serve::Options> {
         let Places { socket, listen, .. } = self;
         let file = |path| {
             let file = SocketFile { path, mode: self.socket_mode, owner: self.socket_owner };
@@ -223,7 +274,8 @@ impl Places {
             let (worker, model) = (self.worker_id.clone(), model.to_string());
             Announcement { callback, worker, model }
         });
-        let notice: serve::Notice = Rc::new(|words| note!("penstock: {words}"));
+        let log = log.clone();
+        let notice: serve::Notice = Rc::new(move |words| log.say(Level::Info, words.to_owned()));
         Ok(serve::Options { places, fallback, allowed, limits, announcement, notice })
     }
 }
@@ -234,10 +286,11 @@ pub fn run(args: Args) -> Outcome {
     shard::run(&seats, |lead, queues| live(args, lead, queues))?
 }
 
-async fn live(args: Args, lead: Lead, queues: Queues) -> Outcome {
+async fn live(args: Args, mut lead: Lead, queues: Queues) -> Outcome {
     let source = open::source(&args.model)?;
     let name = open::name(&source).into_owned();
-    let options = args.places.options(&name)?;
+    let log = Log::new(args.telling.log_level, args.telling.log);
+    let options = args.places.options(&name, &log)?;
     let text = open::text(&source)?;
     let model = open::model(&source)?;
     let wish = Wish {
@@ -246,6 +299,14 @@ async fn live(args: Args, lead: Lead, queues: Queues) -> Outcome {
         ..Wish::default()
     };
     let how = &args.compute.how;
+    let timeline = match &args.telling.trace_out {
+        Some(path) => {
+            let tracks = lead.trace(Timeline::ROOM);
+            let failed = |error| format!("{}: cannot be written: {error}", path.display());
+            Some(Timeline::create(path, tracks).map_err(failed)?)
+        }
+        None => None,
+    };
     let plan = open::plan(&source, &model, how, wish, lead.shards())?;
     let engine = open::engine(&source, model, how, wish, lead).await?;
 
@@ -255,16 +316,49 @@ async fn live(args: Args, lead: Lead, queues: Queues) -> Outcome {
     let _stop = Stop::ringing(&bell)?;
     let entrance = Entrance::open(options)?;
     screen(&args, &name, &plan, &entrance)?;
+
+    let card = card(&source, &engine);
+    let trained = engine.model().config.context;
+    let (mut service, desk) = Service::new(engine, args.scheduling.limits(&plan, trained));
+    desk.budget(plan.budget);
+    let (heard, told) = (log.clone(), desk.clone());
+    service.engine().on_notice(move |notice| {
+        told.noticed(&notice);
+        heard.say(Level::Warn, notice.to_string());
+    });
+    let traced = Rc::new(Cell::new(false));
+    let timeline = timeline.map(|(timeline, tracer)| {
+        desk.trace(tracer);
+        in_background(timeline.run(Rc::clone(&traced)), &queues)
+    });
+    let writer = in_background(log.clone().write(Sink::stderr()?), &queues);
+
+    let house = house(card, text, &desk, &log, entrance.tally());
     let within = args.places.drain_timeout;
-    let House { handler, begin, idle } = house(&args, engine, text, &queues);
     let asked = async {
         ear.listen().await;
-        note!(
-            "penstock: finishing what runs, for {within:?} at most; another signal stops at once"
-        );
+        let words = "finishing what runs, for {} at most; another signal stops at once";
+        log.say(Level::Info, words.replace("{}", &format!("{within:?}")));
     };
+    let (begin, idle) = (|| desk.drain(), desk.idle());
     let shutdown = Shutdown { asked, begin, idle, within };
-    match entrance.serve(handler, queues, shutdown).await {
+    let serving = entrance.serve(Answers(house), queues, shutdown);
+    let drained = or(serving, async {
+        service.run().await;
+        unreachable!("it serves until it is dropped")
+    });
+    let drained = drained.await;
+
+    // What the desk still holds is told that it is over by being dropped with it.
+    let closed = open::close(service.engine(), how);
+    traced.set(true);
+    log.close();
+    writer.await;
+    if let (Some(timeline), Some(path)) = (timeline, &args.telling.trace_out) {
+        timeline.await.map_err(|error| format!("{}: {error}", path.display()))?;
+    }
+    closed?;
+    match drained {
         Drained::Clean => Ok(()),
         Drained::Cut(calls) => Err(format!(
             "{} did not end within --drain-timeout {within:?} and were cut off",
@@ -272,6 +366,14 @@ async fn live(args: Args, lead: Lead, queues: Queues) -> Outcome {
         )
         .into()),
     }
+}
+
+/// Something that goes on beside the serving.
+fn in_background<T: 'static>(
+    work: impl Future<Output = T> + 'static,
+    queues: &Queues,
+) -> Task<T> {
+    queues.spawn(queues.housekeeping, work)
 }
 
 /// One screen: what is served, with what, and where.
@@ -325,33 +427,51 @@ fn screen(args: &Args, name: &str, plan: &Plan, entrance: &Entrance) -> Outcome 
     Ok(())
 }
 
-/// What answers, and how it comes to an end.
-struct House<H, B, I> {
-    handler: H,
-    begin: B,
-    idle: I,
+/// The model as clients know it.
+fn card(source: &Source, engine: &Engine) -> ModelCard {
+    let name = open::name(source).into_owned();
+    let made = std::fs::metadata(source.path()).and_then(|file| file.modified()).ok();
+    let made = made.and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+    let id = name.strip_suffix(".gguf").unwrap_or(&name).to_owned();
+    let config = &engine.model().config;
+    let version = env!("CARGO_PKG_VERSION");
+    let fingerprint = format!("penstock-{version}-{id}-{}", made.map_or(0, |time| time.as_secs()));
+    ModelCard {
+        aliases: vec![name, source.path().display().to_string()],
+        created: made.map_or(0, |time| time.as_secs()),
+        context: engine.context(),
+        vocab: config.vocab,
+        fingerprint,
+        id,
+    }
 }
 
-/// Puts the engine behind its desk, and the protocols before it.
-fn house(
-    _args: &Args,
-    _engine: Engine,
-    _text: Text,
-    _queues: &Queues,
-) -> House<impl Handler, impl FnOnce(), impl Future<Output = ()>> {
-    House { handler: Health, begin: || {}, idle: std::future::ready(()) }
-}
-
-/// Says that it lives.
-struct Health;
-
-impl Handler for Health {
-    async fn answer(&self, call: Call) -> Reply {
-        let (status, body) = match &*call.path {
-            "/health" => (StatusCode::OK, "{\"status\":\"ok\"}\n"),
-            _ => (StatusCode::NOT_FOUND, "{\"error\":{\"message\":\"there is nothing here\"}}\n"),
+/// Puts the protocols before the desk.
+fn house(card: ModelCard, text: Text, desk: &Desk, log: &Log, tally: Rc<Tally>) -> Rc<House> {
+    let text = Rc::new(text);
+    let till = Till { desk: desk.clone(), log: log.clone() };
+    let (desk, log, id) = (desk.clone(), log.clone(), card.id.clone());
+    let metrics = move || {
+        let serving = Serving {
+            open: tally.open.get() as u64,
+            accepted: tally.accepted.get(),
+            refused: tally.refused.get(),
+            log_dropped: log.dropped(),
         };
-        Reply { status, headers: HeaderMap::new(), body: Body::Whole(body.into()) }
+        let text = |telemetry: &_| render(&Snapshot { model: &id, telemetry, serving });
+        desk.telemetry(text)
+    };
+    let family = Box::new(OfText::new(Rc::clone(&text)));
+    let house = House::new(Box::new(till), text, family, card, Box::new(metrics));
+    house.ready.set(true);
+    Rc::new(house)
+}
+
+struct Answers(Rc<House>);
+
+impl Handler for Answers {
+    async fn answer(&self, call: Call) -> Reply {
+        routes::answer(&self.0, call).await
     }
 }
 

@@ -12,10 +12,14 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use super::kv::{Census, PagePool};
+use super::telemetry::Telemetry;
 use super::scheduler::{Arrival, Batching, Pages, Priority, Scheduler, Turned};
 use super::{End, Error, Settings};
+use crate::base::trace::Tracer;
+use crate::host::memory;
 use crate::model::channels::Voice;
 use crate::model::sampling::Choice;
+use crate::weights::stage::Notice;
 
 /// What is asked of the engine.
 pub struct Request {
@@ -112,6 +116,7 @@ pub(super) struct Inner {
     /// Times are counted from here.
     began: Instant,
     pub scheduler: RefCell<Scheduler>,
+    pub telemetry: RefCell<Telemetry>,
     pub pool: PagePool,
     /// What a request must keep to.
     rules: Rules,
@@ -159,7 +164,16 @@ impl Desk {
     }
 
     /// Takes a request, or says why not and when to come again.
-    pub fn submit(&self, mut request: Request) -> Result<Ticket, Refusal> {
+    pub fn submit(&self, request: Request) -> Result<Ticket, Refusal> {
+        self.0.telemetry.borrow_mut().arrived();
+        let taken = self.take(request);
+        if let Err(refusal) = &taken {
+            self.0.telemetry.borrow_mut().refused(refusal);
+        }
+        taken
+    }
+
+    fn take(&self, mut request: Request) -> Result<Ticket, Refusal> {
         let desk = &self.0;
         if desk.draining.get() {
             return Err(Refusal::Draining);
@@ -217,6 +231,32 @@ impl Desk {
             first_token: planned.first_token,
             draining: desk.draining.get(),
         }
+    }
+
+    /// What was measured, and how things stand now.
+    pub fn telemetry<T>(&self, read: impl FnOnce(&Telemetry) -> T) -> T {
+        let mut telemetry = self.0.telemetry.borrow_mut();
+        let Census { cached, held, .. } = self.0.pool.census();
+        let (load, standing) = (self.load(), &mut telemetry.standing);
+        (standing.batch_limit, standing.load) = (load.batch, load);
+        (standing.cached_pages, standing.held_pages) = (cached, held);
+        standing.resident = memory::resident().map_or(0, |resident| resident.total);
+        read(&telemetry)
+    }
+
+    /// The memory that may be taken, for who reads what was measured.
+    pub fn budget(&self, bytes: u64) {
+        self.0.telemetry.borrow_mut().standing.memory_limit = bytes;
+    }
+
+    /// There was something to say of the disk.
+    pub fn noticed(&self, notice: &Notice) {
+        self.0.telemetry.borrow_mut().noticed(notice);
+    }
+
+    /// Notes the lives of requests from now on.
+    pub fn trace(&self, tracer: Tracer) {
+        self.0.telemetry.borrow_mut().trace(tracer);
     }
 
     /// Takes no more requests.
@@ -296,6 +336,7 @@ impl Inner {
         Rc::new(Inner {
             began: Instant::now(),
             scheduler: RefCell::new(scheduler),
+            telemetry: RefCell::default(),
             pool,
             rules,
             waiting: RefCell::default(),
@@ -317,6 +358,11 @@ impl Inner {
     /// Since the desk was opened.
     pub fn now(&self) -> Duration {
         self.began.elapsed()
+    }
+
+    /// A moment of [`Inner::now`].
+    pub fn moment(&self, then: Duration) -> Instant {
+        self.began + then
     }
 
     pub fn pages(&self) -> Pages {

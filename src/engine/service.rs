@@ -12,7 +12,8 @@ use std::time::Duration;
 use futures_lite::future::or;
 
 use super::desk::{Account, Desk, Inner, Request, Rules, Update};
-use super::scheduler::{self, Limits, Scheduler, Speed, StepPlan};
+use super::scheduler::{self, Limits, Priority, Scheduler, Speed, StepPlan};
+use super::telemetry::Phase;
 use super::{End, Engine, Meter, Session, Turn, What, worth};
 use crate::shard;
 
@@ -29,7 +30,9 @@ pub struct Service {
 /// A request that has begun.
 struct Live {
     session: Session,
-    /// When it left the queue, when its first and last tokens were chosen.
+    priority: Priority,
+    /// When it came, when it left the queue, when its first and last tokens were chosen.
+    arrived: Duration,
     started: Duration,
     first: Option<Duration>,
     last: Duration,
@@ -179,6 +182,8 @@ impl Service {
         let waited = now - arrived;
         let live = Live {
             session,
+            priority: request.priority,
+            arrived,
             started: now,
             first: None,
             last: now,
@@ -187,6 +192,10 @@ impl Service {
             company: 0,
         };
         self.live.insert(id, live);
+        let mut telemetry = self.desk.telemetry.borrow_mut();
+        telemetry.started(request.priority, waited);
+        telemetry.lived(id, Phase::Queued, self.desk.moment(arrived), self.desk.moment(now));
+        drop(telemetry);
         self.desk.tell(id, Update::Started { waited });
     }
 
@@ -210,9 +219,12 @@ impl Service {
                 turns.push(Turn::new(&mut live.session, turn.tokens, drafts));
             }
         }
+        let prompts = planned.iter().filter(|turn| turn.tokens > 1).map(|turn| turn.tokens).sum();
         let events = self.engine.advance(&mut turns).await;
         let done: Vec<_> = turns.into_iter().map(|turn| turn.done).collect();
         let (now, spent) = (self.desk.now(), self.engine.meter().since(&before));
+        let mut telemetry = self.desk.telemetry.borrow_mut();
+        telemetry.stepped(&spent, ids.len(), prompts);
         let mut events = events.into_iter().peekable();
         self.done.clear();
         for (id, done) in ids.iter().copied().zip(done) {
@@ -224,7 +236,16 @@ impl Service {
                 match event.what {
                     What::Prefilled { .. } => {}
                     What::Token { choice, text, voice } => {
-                        live.first.get_or_insert(now);
+                        match live.first {
+                            Some(_) => telemetry.token_gap(now - live.last),
+                            None => {
+                                live.first = Some(now);
+                                telemetry.first_token(live.priority, now - live.arrived);
+                                let (since, until) = (live.started, now);
+                                let moment = |then| self.desk.moment(then);
+                                telemetry.lived(id, Phase::Prefill, moment(since), moment(until));
+                            }
+                        }
                         live.last = now;
                         live.account.answer_tokens += 1;
                         self.desk.tell(id, Update::Token { choice, text, voice });
@@ -243,6 +264,10 @@ impl Service {
                 ended,
             });
         }
+        telemetry.standing.slabs = self.engine.slabs();
+        telemetry.standing.shards.clear();
+        telemetry.standing.shards.extend(self.engine.shard_counters());
+        drop(telemetry);
         self.desk.scheduler.borrow_mut().stepped(now, now - began, &self.done);
         for (id, end, text) in take(&mut self.over) {
             self.end(id, end, text);
@@ -252,10 +277,19 @@ impl Service {
 
     /// A request is over.
     fn end(&mut self, id: u64, end: End, text: String) {
+        let mut telemetry = self.desk.telemetry.borrow_mut();
         let account = match self.live.remove(&id) {
-            Some(live) => live.account(),
+            Some(live) => {
+                if let Some(first) = live.first {
+                    let (since, until) = (self.desk.moment(first), self.desk.moment(live.last));
+                    telemetry.lived(id, Phase::Decode, since, until);
+                }
+                live.account()
+            }
             None => Account::default(),
         };
+        telemetry.ended(&end, &account);
+        drop(telemetry);
         self.desk.tell(id, Update::Ended { end, text, account });
     }
 }

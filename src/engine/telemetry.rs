@@ -164,6 +164,7 @@ pub fn end_name(end: &End) -> &'static str {
         End::ContextFull => "context_full",
         End::NoPages => "no_pages",
         End::Cancelled => "cancelled",
+        End::Expired => "expired",
         End::Failed(_) => "failed",
         End::Lost(_) => "lost",
     }
@@ -339,12 +340,6 @@ impl Telemetry {
         self.sums.drafted += account.drafted;
         self.sums.accepted += account.accepted;
         self.sums.preempted += u64::from(account.preempted);
-    }
-
-    /// It waited in the queue for longer than it wanted to.
-    pub fn expired(&mut self, account: &Account) {
-        self.sums.ended.add("expired");
-        self.request.time(account.queued);
     }
 
     pub fn noticed(&mut self, notice: &Notice) {

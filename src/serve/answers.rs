@@ -46,7 +46,6 @@ pub struct Answers {
 struct One {
     /// `None` once it has ended.
     updates: Option<Box<dyn Updates>>,
-    begun: bool,
     max_wait: Option<Duration>,
 }
 
@@ -62,7 +61,7 @@ impl Answers {
             let max_wait = request.max_wait;
             let updates = house.counter.submit(request).map_err(Fault::refused)?;
             ids.push(updates.id());
-            each.push(One { updates: Some(updates), begun: false, max_wait });
+            each.push(One { updates: Some(updates), max_wait });
         }
         let names = names.iter().map(|name| house.register(name, &ids)).collect();
         let early = VecDeque::new();
@@ -111,10 +110,8 @@ impl Answers {
                     account: Account::default(),
                 },
             };
-            match &update {
-                Update::Started { .. } => one.begun = true,
-                Update::Token { .. } => {}
-                Update::Ended { .. } => one.updates = None,
+            if let Update::Ended { .. } = &update {
+                one.updates = None;
             }
             self.turn = at + 1;
             return Poll::Ready(Some((at, update)));
@@ -132,18 +129,21 @@ impl Answers {
             End::Length | End::ContextFull | End::NoPages => Ok(Finish::Length),
             End::Failed(error) => Err(Fault::server(error.to_string())),
             End::Lost(reason) => Err(Fault::server(reason.as_str())),
-            End::Cancelled => Err(self.cancelled(at)),
+            End::Expired => Err(self.expired(at)),
+            End::Cancelled => Err(self.cancelled()),
         }
     }
 
-    fn cancelled(&self, at: usize) -> Fault {
-        let load = self.house.counter.load();
-        let one = &self.each[at];
-        match one.max_wait {
-            _ if self.names.iter().any(Registered::is_cancelled) => Fault::cancelled(),
-            _ if load.draining => Fault::draining(),
-            Some(limit) if !one.begun => Fault::waited(limit, load.first_token),
-            _ => Fault::cancelled(),
+    fn expired(&self, at: usize) -> Fault {
+        let limit = self.each[at].max_wait.unwrap_or_default();
+        Fault::waited(limit, self.house.counter.load().first_token)
+    }
+
+    fn cancelled(&self) -> Fault {
+        let asked = self.names.iter().any(Registered::is_cancelled);
+        match self.house.counter.load().draining && !asked {
+            true => Fault::draining(),
+            false => Fault::cancelled(),
         }
     }
 }

@@ -99,11 +99,8 @@ impl FromStr for Style {
 /// A request that is over, and what became of it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Access {
-    /// As the engine numbers it; 0: it did not come that far.
+    /// As the engine numbers it.
     pub id: u64,
-    /// The path it was for, as the server knows it; not what a client wrote.
-    pub route: &'static str,
-    pub status: u16,
     pub priority: Priority,
     pub prompt_tokens: usize,
     pub answer_tokens: usize,
@@ -114,7 +111,7 @@ pub struct Access {
     pub taken: Duration,
     /// Tokens in a second, from the first to the last.
     pub speed: Option<f32>,
-    /// Why it ended: `telemetry::end_name`, a refusal's name, or `ok`.
+    /// Why it ended: `telemetry::end_name`.
     pub end: &'static str,
 }
 

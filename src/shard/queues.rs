@@ -1,6 +1,8 @@
 //! The task queues of a shard's reactor.
 
-use glommio::{Latency, Shares, TaskQueueHandle, executor};
+use std::future::Future;
+
+use glommio::{Latency, Shares, Task, TaskQueueHandle, executor, spawn_local_into};
 
 /// Who shares a reactor, and in what proportion when all want it. None asks for a latency: a
 /// queue that does and is preempted before it ran anything lets glommio sleep with work to do.
@@ -18,6 +20,18 @@ pub struct Queues {
 }
 
 impl Queues {
+    /// Begins something in one of them. What comes back is to be awaited; dropped, it ends it.
+    pub fn spawn<T: 'static>(
+        &self,
+        queue: TaskQueueHandle,
+        work: impl Future<Output = T> + 'static,
+    ) -> Task<T> {
+        match spawn_local_into(work, queue) {
+            Ok(task) => task,
+            Err(_) => unreachable!("the queue was made on this reactor"),
+        }
+    }
+
     /// Made once on each reactor, inside it.
     pub(super) fn open() -> Queues {
         let queue = |shares, name| {

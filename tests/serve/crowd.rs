@@ -17,7 +17,7 @@ pub fn long(tokens: usize) -> Value {
 
 #[test]
 fn a_hundred_at_once_are_all_answered() {
-    let mut server = Server::start("demo", &["--parallel", "8"]);
+    let mut server = Server::start("demo", &["--context", "400000", "--parallel", "8"]);
     let open = server.descriptors();
     thread::scope(|scope| {
         for i in 0..100 {
@@ -43,7 +43,7 @@ fn a_hundred_at_once_are_all_answered() {
 /// One runs, two wait, and no more are taken: they are told when to come again.
 #[test]
 fn a_full_queue_says_when_to_come_again() {
-    let mut server = Server::start("demo", &["--parallel", "1", "--queue", "2"]);
+    let mut server = Server::start("demo", &["--context", "400000", "--parallel", "1", "--queue", "2"]);
     let mut busy: Vec<_> = (0..3)
         .map(|i| {
             let mut client = server.client();
@@ -69,7 +69,7 @@ fn a_full_queue_says_when_to_come_again() {
 
 #[test]
 fn nobody_waits_longer_than_they_said() {
-    let mut server = Server::start("demo", &["--parallel", "1"]);
+    let mut server = Server::start("demo", &["--context", "400000", "--parallel", "1"]);
     let mut busy = server.client();
     busy.send("POST", "/v1/completions", &[], long(100_000).to_string().as_bytes());
     assert_eq!(busy.head().status, 200);
@@ -87,7 +87,7 @@ fn nobody_waits_longer_than_they_said() {
 /// In order, one at a time, however many come.
 #[test]
 fn sequential_is_first_come_first_served() {
-    let mut server = Server::start("demo", &["--cores", "1", "--sequential"]);
+    let mut server = Server::start("demo", &["--context", "400000", "--cores", "1", "--sequential"]);
     let mut first = server.client();
     first.send("POST", "/v1/completions", &[], long(2_000).to_string().as_bytes());
     assert_eq!(first.head().status, 200);

@@ -13,7 +13,7 @@ use super::server::Server;
 
 #[test]
 fn who_vanishes_leaves_nothing_behind() {
-    let mut server = Server::start("demo", &["--parallel", "4"]);
+    let mut server = Server::start("demo", &["--context", "400000", "--parallel", "4"]);
     let open = server.descriptors();
     for round in 0..3 {
         let mut clients: Vec<Client> = (0..12)
@@ -36,7 +36,7 @@ fn who_vanishes_leaves_nothing_behind() {
 
 #[test]
 fn cancel_ends_an_answer_that_goes_on_elsewhere() {
-    let mut server = Server::start("demo", &[]);
+    let mut server = Server::start("demo", &["--context", "400000"]);
     let mut client = server.client();
     let ask = json!({"prompt": "Once", "max_tokens": 100_000, "ignore_eos": true});
     client.send("POST", "/execute", &[], ask.to_string().as_bytes());
@@ -57,7 +57,7 @@ fn cancel_ends_an_answer_that_goes_on_elsewhere() {
 
 #[test]
 fn rubbish_is_answered_and_forgotten() {
-    let mut server = Server::start("demo", &[]);
+    let mut server = Server::start("demo", &["--context", "400000"]);
     let open = server.descriptors();
     let rubbish: [&[u8]; 7] = [
         b"\0\0\0\0\r\n\r\n",
@@ -89,7 +89,7 @@ fn rubbish_is_answered_and_forgotten() {
 
 #[test]
 fn a_hundred_megabytes_are_not_taken() {
-    let mut server = Server::start("demo", &[]);
+    let mut server = Server::start("demo", &["--context", "400000"]);
     let mut client = server.client();
     let head = "POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 104857600\r\n\r\n";
     client.stream().write_all(head.as_bytes()).unwrap();
@@ -114,7 +114,7 @@ fn a_hundred_megabytes_are_not_taken() {
 /// A client that never reads holds nobody up but itself.
 #[test]
 fn who_never_reads_waits_alone() {
-    let mut server = Server::start("demo", &[]);
+    let mut server = Server::start("demo", &["--context", "400000"]);
     let mut deaf: Vec<Client> = (0..4)
         .map(|_| {
             let mut client = server.client();
@@ -133,7 +133,7 @@ fn who_never_reads_waits_alone() {
 
 #[test]
 fn thousands_of_connections_are_cheap() {
-    let mut server = Server::start("demo", &[]);
+    let mut server = Server::start("demo", &["--context", "400000"]);
     let open = server.descriptors();
     // As many as this process may hold, at most 5,000.
     let limits = fs::read_to_string("/proc/self/limits").unwrap();
@@ -204,7 +204,7 @@ pub fn least_memory(model: &str) -> String {
 
 #[test]
 fn a_byte_at_a_time_is_a_request_too() {
-    let mut server = Server::start("demo", &[]);
+    let mut server = Server::start("demo", &["--context", "400000"]);
     let mut client = server.client();
     let body = r#"{"prompt":"Hi","max_tokens":2}"#;
     let head = format!(

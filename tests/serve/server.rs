@@ -133,7 +133,7 @@ impl Server {
         self.wait_for("empty", |server| {
             server.metric("penstock_requests_running", "") == 0.0
                 && server.metric("penstock_requests_waiting", "") == 0.0
-                && server.metric("penstock_pages", "state=\"held\"") == 0.0
+                && server.metric("penstock_pages_held", "") == 0.0
                 // The connection of the count itself comes and goes.
                 && server.descriptors() <= descriptors + 1
         });

@@ -7,7 +7,7 @@ use super::server::Server;
 
 #[test]
 fn a_polite_end_finishes_what_runs() {
-    let mut server = Server::start("demo", &["--parallel", "2"]);
+    let mut server = Server::start("demo", &["--context", "400000", "--parallel", "2"]);
     let mut clients: Vec<_> = (0..4)
         .map(|_| {
             let mut client = server.client();
@@ -34,7 +34,7 @@ fn a_polite_end_finishes_what_runs() {
 
 #[test]
 fn a_second_signal_does_not_wait() {
-    let mut server = Server::start("demo", &[]);
+    let mut server = Server::start("demo", &["--context", "400000"]);
     let mut client = server.client();
     client.send("POST", "/v1/completions", &[], long(1_000_000).to_string().as_bytes());
     assert_eq!(client.head().status, 200);
@@ -46,7 +46,7 @@ fn a_second_signal_does_not_wait() {
 
 #[test]
 fn a_deadline_ends_a_long_drain() {
-    let mut server = Server::start("demo", &["--drain-timeout", "100ms"]);
+    let mut server = Server::start("demo", &["--context", "400000", "--drain-timeout", "100ms"]);
     let mut client = server.client();
     client.send("POST", "/v1/completions", &[], long(1_000_000).to_string().as_bytes());
     assert_eq!(client.head().status, 200);
@@ -57,7 +57,7 @@ fn a_deadline_ends_a_long_drain() {
 
 #[test]
 fn a_crash_leaves_a_socket_that_the_next_one_takes() {
-    let mut server = Server::start("demo", &[]);
+    let mut server = Server::start("demo", &["--context", "400000"]);
     server.signal("-KILL");
     server.ended();
     assert!(server.socket().exists());
@@ -67,7 +67,7 @@ fn a_crash_leaves_a_socket_that_the_next_one_takes() {
 
 #[test]
 fn a_deleted_socket_comes_back() {
-    let mut server = Server::start("demo", &[]);
+    let mut server = Server::start("demo", &["--context", "400000"]);
     fs::remove_file(server.socket()).unwrap();
     server.wait_for("back", |server| {
         server.socket().exists() && std::os::unix::net::UnixStream::connect(server.socket()).is_ok()

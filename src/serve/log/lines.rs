@@ -22,8 +22,6 @@ struct AccessLine {
     level: &'static str,
     message: &'static str,
     id: u64,
-    route: &'static str,
-    status: u16,
     priority: &'static str,
     prompt_tokens: usize,
     answer_tokens: usize,
@@ -67,8 +65,6 @@ fn access_line(time: String, access: &Access) -> AccessLine {
         level: Level::Info.name(),
         message: "request",
         id: access.id,
-        route: access.route,
-        status: access.status,
         priority: PRIORITIES[access.priority as usize].1,
         prompt_tokens: access.prompt_tokens,
         answer_tokens: access.answer_tokens,
@@ -81,9 +77,10 @@ fn access_line(time: String, access: &Access) -> AccessLine {
 }
 
 fn text_access(text: &mut String, time: &str, access: &Access) -> std::fmt::Result {
-    let Access { id, route, status, prompt_tokens, answer_tokens, end, .. } = access;
+    let Access { id, prompt_tokens, answer_tokens, end, .. } = access;
     let level = Level::Info;
-    write!(text, "{time} {level:<5} #{id} {route} {status} {end}")?;
+    let priority = PRIORITIES[access.priority as usize].1;
+    write!(text, "{time} {level:<5} request {id} {priority} {end}")?;
     write!(text, ", {prompt_tokens} + {answer_tokens} tokens")?;
     write!(text, ", {:.1} ms queued", millis(access.queued))?;
     if let Some(first) = access.first_token {

@@ -12,8 +12,6 @@ use super::*;
 fn access() -> Access {
     Access {
         id: 12,
-        route: "/v1/completions",
-        status: 200,
         priority: Priority::High,
         prompt_tokens: 34,
         answer_tokens: 128,
@@ -54,7 +52,7 @@ fn lines_for_programs() {
     assert_eq!(
         line(Style::Json, What::Access(access())),
         "{\"time\":\"2024-12-31T23:59:59.007Z\",\"level\":\"info\",\"message\":\"request\",\
-         \"id\":12,\"route\":\"/v1/completions\",\"status\":200,\"priority\":\"high\",\
+         \"id\":12,\"priority\":\"high\",\
          \"prompt_tokens\":34,\"answer_tokens\":128,\"queue_ms\":1.2,\"first_token_ms\":88.042,\
          \"total_ms\":5600.0,\"tokens_per_second\":23.1,\"end\":\"stop\"}\n"
     );

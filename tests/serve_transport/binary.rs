@@ -203,3 +203,18 @@ fn an_orchestrator_is_told_until_it_hears() {
     assert_eq!(hears("200 OK")["ready"], false);
     assert_eq!(server.wait().0, Some(0));
 }
+
+#[test]
+fn a_second_signal_stops_at_once() {
+    let mut server = server(|_, _| {});
+    // A call whose body never comes would be waited for.
+    let mut client = Client::connect(&server.path);
+    client.say("POST /x HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n\r\n");
+    // It is being read once a later one on another connection is answered.
+    assert_eq!(health(&server.path), 200);
+    server.signal("TERM");
+    until("it begins to end", || !server.path.exists());
+    assert!(server.child.try_wait().unwrap().is_none(), "it did not wait");
+    server.signal("TERM");
+    assert_eq!(server.wait().0, Some(128 + 15));
+}

@@ -1,3 +1,5 @@
+//! Who holds what, by hand-worked examples and by sessions at random.
+
 use super::*;
 
 fn census(pool: &PagePool) -> (usize, usize, usize) {

@@ -130,6 +130,10 @@ fn a_pipe_that_nobody_reads_stops_nothing() {
             all
         });
         task.await;
+        // The descriptor is closed by the reactor.
+        while !thread.is_finished() {
+            sleep(Duration::from_millis(1)).await;
+        }
         let all = thread.join().unwrap();
         assert!(all.starts_with("begin\n"));
         let said = all.lines().filter_map(|line| {

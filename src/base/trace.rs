@@ -92,7 +92,7 @@ fn push(ring: &mut Producer<Span>, lost: &mut u64, span: Span) {
 
 impl Track {
     /// The span that was written first of those still there.
-    pub fn next(&mut self) -> Option<Span> {
+    pub fn pop(&mut self) -> Option<Span> {
         self.ring.pop().ok()
     }
 }
@@ -107,7 +107,7 @@ mod tests {
         let now = Instant::now();
         let span = |number| What::Step { number, rows: 1 };
         (0..8).for_each(|number| tracer.note(span(number), now, now));
-        let mut seen = || track.next().map(|span| span.what);
+        let mut seen = || track.pop().map(|span| span.what);
         assert_eq!([seen(), seen()], [Some(span(0)), Some(span(1))]);
         tracer.note(span(8), now, now);
         assert_eq!([seen(), seen()], [Some(span(2)), Some(What::Lost(5))]);

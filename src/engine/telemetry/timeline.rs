@@ -74,18 +74,18 @@ impl Timeline {
         let Timeline { tracks, requests, script, .. } = self;
         for (shard, [stages, reads]) in tracks.iter_mut().enumerate() {
             while script.text.len() < PIECE
-                && let Some(span) = stages.next()
+                && let Some(span) = stages.pop()
             {
                 script.span(shard, &span);
             }
             while script.text.len() < PIECE
-                && let Some(span) = reads.next()
+                && let Some(span) = reads.pop()
             {
                 script.span(shard, &span);
             }
         }
         while script.text.len() < PIECE
-            && let Some(span) = requests.next()
+            && let Some(span) = requests.pop()
         {
             script.span(0, &span);
         }

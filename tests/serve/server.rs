@@ -22,7 +22,11 @@ impl Server {
     #[track_caller]
     pub fn start(model: &str, args: &[&str]) -> Server {
         let folder = tempfile::tempdir().unwrap();
-        let args = args.iter().map(|arg| arg.to_string()).collect();
+        let mut args: Vec<String> = args.iter().map(|arg| arg.to_string()).collect();
+        // Shards that wait for each other spin, and tests run side by side.
+        if !args.iter().any(|arg| arg == "--cores") {
+            args.extend(["--cores".into(), "1".into()]);
+        }
         let child = Command::new("true").spawn().unwrap();
         let mut server = Server { child, folder, model: model.into(), args };
         server.again();

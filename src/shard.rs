@@ -41,8 +41,8 @@ mod queues;
 use std::future::Future;
 
 pub use count::Counters;
-pub use lead::{Lead, now, run};
 pub use glommio::Task;
+pub use lead::{Lead, now, run};
 pub use queues::Queues;
 
 /// Where shards sit and how they live.

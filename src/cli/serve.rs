@@ -369,10 +369,7 @@ async fn live(args: Args, mut lead: Lead, queues: Queues) -> Outcome {
 }
 
 /// Something that goes on beside the serving.
-fn in_background<T: 'static>(
-    work: impl Future<Output = T> + 'static,
-    queues: &Queues,
-) -> Task<T> {
+fn in_background<T: 'static>(work: impl Future<Output = T> + 'static, queues: &Queues) -> Task<T> {
     queues.spawn(queues.housekeeping, work)
 }
 

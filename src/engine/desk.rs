@@ -12,8 +12,8 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use super::kv::{Census, PagePool};
-use super::telemetry::Telemetry;
 use super::scheduler::{Arrival, Batching, Pages, Priority, Scheduler, Turned};
+use super::telemetry::Telemetry;
 use super::{End, Error, Settings};
 use crate::base::trace::Tracer;
 use crate::host::memory;
@@ -238,7 +238,7 @@ impl Desk {
         let mut telemetry = self.0.telemetry.borrow_mut();
         let Census { cached, held, .. } = self.0.pool.census();
         let (load, standing) = (self.load(), &mut telemetry.standing);
-        (standing.batch_limit, standing.load) = (load.batch, load);
+        standing.load = load;
         (standing.cached_pages, standing.held_pages) = (cached, held);
         standing.resident = memory::resident().map_or(0, |resident| resident.total);
         read(&telemetry)

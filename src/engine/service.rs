@@ -205,7 +205,8 @@ impl Service {
         let (base, per_row) = {
             let scheduler = self.desk.scheduler.borrow();
             let rows = self.plan.turns.len();
-            let (base, more) = (scheduler.speed().predict(rows, 0), scheduler.speed().predict(rows + 1, 0));
+            let (base, more) =
+                (scheduler.speed().predict(rows, 0), scheduler.speed().predict(rows + 1, 0));
             (base / rows as u32, more.saturating_sub(base))
         };
         let mut planned = take(&mut self.plan.turns);

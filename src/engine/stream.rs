@@ -107,7 +107,8 @@ impl Engine {
     /// Between steps: takes in what has come from disk. `false`: nothing more will.
     pub async fn tend(&mut self) -> bool {
         let Engine { lead, store, .. } = self;
-        let (Some(staging), Some(drive)) = (&mut store.staging, &mut lead.crew().own().drive) else {
+        let (Some(staging), Some(drive)) = (&mut store.staging, &mut lead.crew().own().drive)
+        else {
             return false;
         };
         staging.take_in(&mut **drive);

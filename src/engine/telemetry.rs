@@ -219,8 +219,6 @@ pub struct Standing {
     /// Pages that a prefix may find again, and that sessions hold.
     pub cached_pages: usize,
     pub held_pages: usize,
-    /// Sessions that may share a step at present.
-    pub batch_limit: usize,
     /// Bytes of memory taken, and that may be.
     pub resident: u64,
     pub memory_limit: u64,
@@ -432,7 +430,7 @@ mod tests {
             End::Lost("it".into()),
         ];
         ends.iter().for_each(|end| telemetry.ended(end, &Account::default()));
-        telemetry.expired(&Account::default());
+        telemetry.ended(&End::Expired, &Account::default());
         let zero = Duration::ZERO;
         telemetry.refused(&Refusal::Full { waiting: 1, retry_after: zero });
         telemetry.refused(&Refusal::Late { expected: zero, limit: zero, retry_after: zero });

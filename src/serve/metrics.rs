@@ -125,7 +125,7 @@ fn steps(text: &mut Text, telemetry: &Telemetry) {
     text.histogram("step_part_seconds", help, parts);
     text.histogram("step_sessions", "Requests in a step.", [("", "", &telemetry.sessions)]);
     text.histogram("step_rows", "Rows in a step.", [("", "", &telemetry.rows)]);
-    let limit = telemetry.standing.batch_limit as f64;
+    let limit = telemetry.standing.load.batch as f64;
     text.gauge("batch_limit", "Requests that may share a step at present.", limit);
     let help = "Bytes of weights that went through the cores.";
     text.count("weights_moved_bytes_total", help, meter.tally.moved);

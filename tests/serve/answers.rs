@@ -108,7 +108,8 @@ fn a_busy_server_answers_as_an_idle_one() {
     let alone: Vec<_> =
         asks.iter().map(|ask| (ask.clone(), ask.alone("demo", &["--cores", "1"]))).collect();
     assert!(alone.iter().all(|(_, written)| !written.0.is_empty()));
-    let mut server = Server::start("demo", &["--context", "400000", "--cores", "2", "--prefill-chunk", "32"]);
+    let mut server =
+        Server::start("demo", &["--context", "400000", "--cores", "2", "--prefill-chunk", "32"]);
     let open = server.descriptors();
     compare(&server, &alone, 3);
     assert!(server.metric("penstock_shared_tokens_total", "") > 0.0, "shared prefixes");

@@ -126,6 +126,8 @@ impl Answer {
     pub fn events(&self) -> Vec<Value> {
         let text = String::from_utf8_lossy(&self.body);
         let data = text.lines().filter_map(|line| line.strip_prefix("data: "));
-        data.filter(|data| *data != "[DONE]").map(|data| serde_json::from_str(data).unwrap()).collect()
+        data.filter(|data| *data != "[DONE]")
+            .map(|data| serde_json::from_str(data).unwrap())
+            .collect()
     }
 }

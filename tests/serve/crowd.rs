@@ -28,7 +28,8 @@ fn a_hundred_at_once_are_all_answered() {
                     "prompt": format!("Number {i}"), "max_tokens": 5 + i % 20, "ignore_eos": true,
                     "seed": i,
                 });
-                let answer = server.post("/v1/completions", &[("x-request-priority", priority)], &body);
+                let answer =
+                    server.post("/v1/completions", &[("x-request-priority", priority)], &body);
                 let queue = answer.head.get("x-queue-time").map(str::to_owned);
                 assert!(queue.is_some_and(|time| time.ends_with("ms")), "{:?}", answer.head);
                 let answer = answer.good();
@@ -43,7 +44,8 @@ fn a_hundred_at_once_are_all_answered() {
 /// One runs, two wait, and no more are taken: they are told when to come again.
 #[test]
 fn a_full_queue_says_when_to_come_again() {
-    let mut server = Server::start("demo", &["--context", "400000", "--parallel", "1", "--queue", "2"]);
+    let mut server =
+        Server::start("demo", &["--context", "400000", "--parallel", "1", "--queue", "2"]);
     let mut busy: Vec<_> = (0..3)
         .map(|i| {
             let mut client = server.client();
@@ -87,7 +89,8 @@ fn nobody_waits_longer_than_they_said() {
 /// In order, one at a time, however many come.
 #[test]
 fn sequential_is_first_come_first_served() {
-    let mut server = Server::start("demo", &["--context", "400000", "--cores", "1", "--sequential"]);
+    let mut server =
+        Server::start("demo", &["--context", "400000", "--cores", "1", "--sequential"]);
     let mut first = server.client();
     first.send("POST", "/v1/completions", &[], long(2_000).to_string().as_bytes());
     assert_eq!(first.head().status, 200);

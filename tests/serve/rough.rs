@@ -77,7 +77,8 @@ fn rubbish_is_answered_and_forgotten() {
         let _ = stream.read_to_end(&mut said);
         assert!(said.is_empty() || said.starts_with(b"HTTP/1.1 4"), "{said:?}");
     }
-    for (path, body) in [("/v1/completions", "{"), ("/v1/chat/completions", "[]"), ("/execute", "")] {
+    for (path, body) in [("/v1/completions", "{"), ("/v1/chat/completions", "[]"), ("/execute", "")]
+    {
         let mut client = server.client();
         client.send("POST", path, &[], body.as_bytes());
         let answer = client.answer();
@@ -161,7 +162,8 @@ fn a_bad_disk_takes_no_one_else_along() {
     let recipe = Recipe::new("tiny-qwen3-30b-a3b", Format::Q4K, None, 0.5, 1).unwrap();
     fs::write(&path, recipe.write(Vec::new(), |_| Ok(())).unwrap()).unwrap();
     let memory = least_memory(path.to_str().unwrap());
-    let mut server = Server::start(path.to_str().unwrap(), &["--memory", &memory, "--context", "512"]);
+    let mut server =
+        Server::start(path.to_str().unwrap(), &["--memory", &memory, "--context", "512"]);
     let good = server.post("/v1/completions", &[], &long(8));
     assert_eq!(good.head.status, 200);
     let pack = folder.path().join("tiny.penstock");

@@ -46,7 +46,7 @@ fn telemetry() -> Telemetry {
         ..Account::default()
     };
     telemetry.ended(&End::Stop, &account);
-    telemetry.expired(&Account { queued: ms(50), ..Account::default() });
+    telemetry.ended(&End::Expired, &Account { queued: ms(50), ..Account::default() });
     let shard = |computing, stolen| Counters {
         computing: ms(computing),
         spinning: ms(30),
@@ -60,6 +60,7 @@ fn telemetry() -> Telemetry {
         load: Load {
             running: 2,
             waiting: 1,
+            batch: 8,
             pages: 256,
             free_pages: 200,
             first_token: ms(150),
@@ -67,7 +68,6 @@ fn telemetry() -> Telemetry {
         },
         cached_pages: 30,
         held_pages: 26,
-        batch_limit: 8,
         resident: 5 << 30,
         memory_limit: 8 << 30,
         slabs: Some(residency::Counters {

@@ -9,3 +9,5 @@ mod mutate;
 mod templates;
 #[path = "text/tokenizers.rs"]
 mod tokenizers;
+#[path = "text/tools.rs"]
+mod tools;

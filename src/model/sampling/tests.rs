@@ -327,3 +327,49 @@ fn any_cutting_of_the_text_gives_the_same() {
         assert_eq!(out, naive, "{text} {stops:?}");
     }
 }
+
+#[test]
+fn a_mask_leaves_only_its_tokens_and_changes_nothing_else() {
+    let logits: Vec<f32> = (0..100).map(|i| (i as f32 * 0.37).sin() * 3.0).collect();
+    let (mut all, mut few) = (Mask::default(), Mask::default());
+    all.set(&[u32::MAX; 4]);
+    [3, 40, 41, 99, 1000].into_iter().for_each(|id| few.allow(id));
+    let forbid = |p: &mut SamplingParams| {
+        // No stage lifts what the mask has put down.
+        p.logit_bias = [(0, 1e6), (1, 1e6), (41, f32::NEG_INFINITY)].into();
+        (p.repetition_penalty, p.presence_penalty, p.frequency_penalty) = (0.1, -50.0, -50.0);
+    };
+    let changes: [fn(&mut SamplingParams); 4] = [
+        |_| (),
+        |p| p.temperature = 0.0,
+        |p| p.top_k = 2,
+        |p| (p.top_p, p.logprobs) = (0.5, Some(3)),
+    ];
+    for change in changes {
+        for seed in 0..40 {
+            let mut s = sampler(|p| {
+                change(p);
+                p.seed = seed;
+            });
+            let plain = s.sample(&logits, &[7, 8], seed).unwrap();
+            assert_eq!(s.sample_among(Some(&all), &logits, &[7, 8], seed).unwrap(), plain);
+            let chosen = s.sample_among(Some(&few), &logits, &[7, 8], seed).unwrap();
+            assert!(few.allows(chosen.id));
+            // What is told of the model is the model's own.
+            let tops = |c: &Choice| c.logprobs.as_ref().map(|l| l.1.clone());
+            assert_eq!(tops(&chosen), tops(&plain));
+            let mut s = sampler(|p| {
+                change(p);
+                forbid(p);
+            });
+            let chosen = s.sample_among(Some(&few), &logits, &[0, 1, 2], seed).unwrap();
+            assert!([3, 40, 99].contains(&chosen.id));
+        }
+    }
+    let mut s = sampler(|_| ());
+    let none = s.sample_among(Some(&Mask::default()), &logits, &[], 0);
+    assert_eq!(none, Err(SampleError::Nothing));
+    few.forbid(3);
+    few.forbid(5000);
+    assert!(!few.allows(3) && few.allows(40) && !few.allows(5000));
+}

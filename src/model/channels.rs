@@ -50,21 +50,26 @@ impl Channels {
     /// For the answer to a prompt, which may have opened one. `None` for a tokenizer without the
     /// framing tokens.
     pub fn new(tokenizer: &Tokenizer, prompt: &[u32]) -> Option<Channels> {
-        let frames = Frames::of(tokenizer)?;
-        // The turn that the prompt leaves open.
-        let turn = match frames {
-            Frames::Harmony { start, .. } => prompt.iter().rposition(|&id| id == start),
-            Frames::Blocks { .. } => {
-                prompt.iter().rposition(|&id| tokenizer.is_end(id)).map(|at| at + 1).or(Some(0))
+        let mut channels =
+            Channels { frames: Frames::of(tokenizer)?, voice: Voice::Answer, opened: None };
+        match &mut channels.frames {
+            Frames::Harmony { start, .. } => {
+                let start = *start;
+                let turn = prompt.iter().rposition(|&id| id == start).unwrap_or(prompt.len());
+                for &token in &prompt[turn..] {
+                    channels.push(tokenizer, token);
+                }
+                channels.opened = None;
             }
-        };
-        let mut channels = Channels { frames, voice: Voice::Answer, opened: None };
-        for &token in &prompt[turn.unwrap_or(prompt.len())..] {
-            channels.push(tokenizer, token);
-        }
-        channels.opened = None;
-        if let Frames::Blocks { begun, .. } = &mut channels.frames {
-            *begun = false;
+            Frames::Blocks { open, close, closed, .. } => {
+                // As far back as the mark that gives the model its turn.
+                let mark = |id: u32| id == *open || id == *close || control(tokenizer, id);
+                let last = prompt.iter().rfind(|&&id| mark(id));
+                *closed = last == Some(close);
+                if last == Some(open) {
+                    channels.voice = Voice::Thought;
+                }
+            }
         }
         Some(channels)
     }
@@ -132,9 +137,9 @@ impl Channels {
 
 impl Frames {
     fn of(tokenizer: &Tokenizer) -> Option<Frames> {
-        let control = |name| tokenizer.find(name).filter(|&id| tokenizer.kind(id) == Kind::Control);
+        let frame = |name| tokenizer.find(name).filter(|&id| control(tokenizer, id));
         if let (Some(start), Some(channel), Some(message)) =
-            (control("<|start|>"), control("<|channel|>"), control("<|message|>"))
+            (frame("<|start|>"), frame("<|channel|>"), frame("<|message|>"))
         {
             return Some(Frames::Harmony { start, channel, message, header: None });
         }
@@ -146,6 +151,10 @@ impl Frames {
         let (open, close) = (whole("<think>")?, whole("</think>")?);
         Some(Frames::Blocks { open, close, begun: false, closed: false })
     }
+}
+
+fn control(tokenizer: &Tokenizer, id: u32) -> bool {
+    tokenizer.kind(id) == Kind::Control
 }
 
 /// Whom a message is for, by its role, recipient and channel; for a call also how it opens.
@@ -254,6 +263,7 @@ mod tests {
             ("x", "<think>hm</think>yes", ["yes", "hm"]),
             ("x<think>", "hm</think>yes", ["yes", "hm"]),
             ("x<think></think>", "yes", ["yes", ""]),
+            ("<|im_end|>x<think>y", "hm</think>yes", ["yes", "hm"]),
             ("<think>a</think>b<|im_end|>", " <think>hm</think>yes", [" yes", "hm"]),
             ("x", "yes", ["yes", ""]),
             ("x", "<think>hm", ["", "hm"]),

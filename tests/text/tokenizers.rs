@@ -1,3 +1,4 @@
+use penstock::model::grammar::{Grammar, Vocabulary};
 use penstock::model::tokenizer::{
     Detokenizer, GgufVocab, JsonFile, JsonFiles, Kind, Special, Tokenizer,
 };
@@ -280,12 +281,12 @@ fn threads() -> usize {
 }
 
 #[test]
-fn tokenizing_starts_no_threads() {
+fn text_starts_no_threads() {
     // Other tests of this binary run beside this one, so a child process is counted, in which
     // this test runs alone.
     if std::env::var_os("PENSTOCK_COUNT_THREADS").is_none() {
         let out = std::process::Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "tokenizers::tokenizing_starts_no_threads", "--test-threads=1"])
+            .args(["--exact", "tokenizers::text_starts_no_threads", "--test-threads=1"])
             .env("PENSTOCK_COUNT_THREADS", "1")
             .output()
             .unwrap();
@@ -298,6 +299,8 @@ fn tokenizing_starts_no_threads() {
     for (name, tokenizer) in all_tokenizers() {
         let ids = tokenizer.encode(&text, Special::Parse, true).unwrap();
         assert!(tokenizer.decode(&ids, true).len() > text.len() / 2);
+        let vocabulary = Vocabulary::new(&tokenizer).unwrap();
+        Grammar::json_object(&vocabulary).unwrap().begin().mask().unwrap();
         assert_eq!(threads(), before, "{name}");
     }
 }

@@ -126,22 +126,25 @@ impl Sampler {
         if logits.is_empty() {
             return Err(SampleError::Empty);
         }
-        if let Some(at) = logits.iter().position(|l| l.is_nan() || *l == f32::INFINITY) {
-            return Err(SampleError::NotANumber(at as u32));
-        }
-        self.logits.clear();
-        self.logits.extend_from_slice(logits);
-        if let Some(mask) = mask {
-            mask.apply(&mut self.logits);
-        }
-        self.bias();
-        self.penalise(history);
-        if let Some(at) = self.logits.iter().position(|l| l.is_nan()) {
-            return Err(SampleError::NotANumber(at as u32));
-        }
+        all_numbers(logits)?;
+        let plain = mask.is_none() && self.params.logit_bias.is_empty() && !self.penalises();
         let id = match self.params.temperature {
-            0.0 => highest(&self.logits)?,
-            temperature => self.draw(temperature, position)?,
+            // The likeliest needs no copy of its own.
+            0.0 if plain => highest(logits)?,
+            temperature => {
+                self.logits.clear();
+                self.logits.extend_from_slice(logits);
+                if let Some(mask) = mask {
+                    mask.apply(&mut self.logits);
+                }
+                self.bias();
+                self.penalise(history);
+                all_numbers(&self.logits)?;
+                match temperature {
+                    0.0 => highest(&self.logits)?,
+                    temperature => self.draw(temperature, position)?,
+                }
+            }
         };
         let logprobs = self.params.logprobs.map(|n| self.logprobs(logits, id, n));
         Ok(Choice { id, logprobs })
@@ -155,11 +158,16 @@ impl Sampler {
         }
     }
 
-    fn penalise(&mut self, history: &[u32]) {
+    fn penalises(&self) -> bool {
         let p = &self.params;
-        if p.repetition_penalty == 1.0 && p.presence_penalty == 0.0 && p.frequency_penalty == 0.0 {
+        p.repetition_penalty != 1.0 || p.presence_penalty != 0.0 || p.frequency_penalty != 0.0
+    }
+
+    fn penalise(&mut self, history: &[u32]) {
+        if !self.penalises() {
             return;
         }
+        let p = &self.params;
         let window = p.penalty_window.unwrap_or(history.len()).min(history.len());
         self.counts.clear();
         for &id in &history[history.len() - window..] {
@@ -326,16 +334,44 @@ fn id_of(key: u64) -> usize {
     key as u32 as usize
 }
 
-fn highest(logits: &[f32]) -> Result<u32, SampleError> {
-    let mut best = 0;
-    for (at, logit) in logits.iter().enumerate() {
-        if *logit > logits[best] {
-            best = at;
+/// Logits that are looked at together, so that the compiler can use vectors.
+const RUN: usize = 1024;
+
+/// Refuses what is not a number, and infinity, which no softmax can use.
+fn all_numbers(logits: &[f32]) -> Result<(), SampleError> {
+    let unfit = |logit: &f32| logit.is_nan() || *logit == f32::INFINITY;
+    for (run, logits) in logits.chunks(RUN).enumerate() {
+        if logits.iter().fold(false, |any, logit| any | unfit(logit)) {
+            let at = logits.iter().position(unfit).unwrap_or(0);
+            return Err(SampleError::NotANumber((run * RUN + at) as u32));
         }
     }
-    match logits[best] == f32::NEG_INFINITY {
-        true => Err(SampleError::Nothing),
-        false => Ok(best as u32),
+    Ok(())
+}
+
+/// The highest; of equals the lowest id. All are numbers.
+fn highest(logits: &[f32]) -> Result<u32, SampleError> {
+    let greatest = |logits: &[f32]| {
+        let mut lanes = [f32::NEG_INFINITY; 16];
+        let (whole, rest) = logits.as_chunks::<16>();
+        for logits in whole {
+            for (lane, logit) in lanes.iter_mut().zip(logits) {
+                *lane = if *logit > *lane { *logit } else { *lane };
+            }
+        }
+        lanes.iter().chain(rest).copied().fold(f32::NEG_INFINITY, f32::max)
+    };
+    let (mut best, mut run) = (f32::NEG_INFINITY, 0);
+    for (i, logits) in logits.chunks(RUN).enumerate() {
+        let own = greatest(logits);
+        if own > best {
+            (best, run) = (own, i);
+        }
+    }
+    let at = logits.iter().skip(run * RUN).position(|logit| *logit == best);
+    match at {
+        Some(at) if best > f32::NEG_INFINITY => Ok((run * RUN + at) as u32),
+        _ => Err(SampleError::Nothing),
     }
 }
 

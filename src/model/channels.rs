@@ -181,7 +181,7 @@ mod tests {
 
     /// Single letters and framing tokens.
     fn tokenizer(frames: &[&str]) -> Tokenizer {
-        let letters = (b'!'..=b'z').map(|c| (vec![c], 1)).chain([("Ġ".into(), 1)]);
+        let letters = (b'!'..=b'~').map(|c| (vec![c], 1)).chain([("Ġ".into(), 1)]);
         let frames = frames.iter().map(|name| (name.as_bytes().to_vec(), 3));
         let (tokens, types) = letters.chain(frames).unzip();
         let vocab = GgufVocab {

@@ -128,12 +128,15 @@ fn parse_all_ways(family: ToolFamily, text: &str) -> Said {
 
 const WEATHER: &str = r#"{"city": "Bern", "days": 2}"#;
 
+/// Family, answer, the text that is left of it and the calls.
+type Case<'a> = (ToolFamily, String, &'a str, &'a [(&'a str, &'a str)]);
+
 #[test]
 fn each_family_writes_its_calls() {
     let w = WEATHER;
     let one = [("get_weather", w)];
     let two = [("get_weather", w), ("now", "{}")];
-    let cases: Vec<(ToolFamily, String, &str, &[(&str, &str)])> = vec![
+    let cases: Vec<Case> = vec![
         (Hermes, format!("<tool_call>\n{{\"name\": \"get_weather\", \"arguments\": {w}}}\n</tool_call>"), "", &one),
         (Hermes, format!("So:\n\n<tool_call>{{\"arguments\":{w},\"name\":\"get_weather\"}}</tool_call>\n<tool_call>\n{{\"name\": \"now\"}}\n</tool_call>\n"), "So:\n\n", &two),
         (Hermes, format!("<tool_call>\n{{\"name\": \"get_weather\", \"parameters\": {w}}}\n"), "", &one),

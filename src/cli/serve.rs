@@ -292,6 +292,9 @@ async fn live(args: Args, mut lead: Lead, queues: Queues) -> Outcome {
     let log = Log::new(args.telling.log_level, args.telling.log);
     let options = args.places.options(&name, &log)?;
     let text = open::text(&source)?;
+    // Made now, or the first answer with a grammar would hold up all others. Without it such
+    // requests are refused with the reason.
+    let _ = text.vocabulary();
     let model = open::model(&source)?;
     let wish = Wish {
         context: args.scheduling.context,

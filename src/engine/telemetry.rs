@@ -21,9 +21,10 @@ use super::{End, Meter};
 use crate::base::trace::{Tracer, What};
 use crate::model::compute::Stage;
 use crate::shard::Counters;
-use crate::weights::residency;
 use crate::weights::stage::{Notice, Reading};
 
+/// What residency counts, under a name for those who know no weights.
+pub use crate::weights::residency::Counters as Slabs;
 pub use histogram::{Bucket, Histogram};
 pub use timeline::Timeline;
 
@@ -223,7 +224,7 @@ pub struct Standing {
     pub resident: u64,
     pub memory_limit: u64,
     /// What residency counted, where experts stream.
-    pub slabs: Option<residency::Counters>,
+    pub slabs: Option<Slabs>,
     /// By shard, the lead first.
     pub shards: Vec<Counters>,
 }

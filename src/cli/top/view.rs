@@ -76,7 +76,8 @@ impl View {
         };
         let first = |label: &str| {
             let values = now.values("build_info", label);
-            values.first().copied().unwrap_or_default().to_owned()
+            // A model's name is a file's, and may hold anything.
+            values.first().copied().unwrap_or_default().replace(char::is_control, " ")
         };
         let taken = gained("step_duration_seconds_sum");
         let part = |name: &str| Named {
@@ -347,6 +348,7 @@ mod tests {
         let (before, now) = views();
         let mut view = View::between(&before, &now, 2.0);
         view.shards = vec![0.5; 200];
+        assert_eq!(view.model, "a \"quoted\\name\" of two lines");
         for width in [1, 20, 40, 80, 200] {
             assert!(view.lines(width).iter().all(|line| line.chars().count() <= width));
         }

@@ -6,10 +6,9 @@ use std::time::Duration;
 use super::*;
 use crate::engine::desk::{Account, Load, Refusal};
 use crate::engine::scheduler::Priority;
-use crate::engine::telemetry::Standing;
+use crate::engine::telemetry::{Slabs, Standing};
 use crate::engine::{End, Meter};
 use crate::shard::Counters;
-use crate::weights::residency;
 
 /// A server that has seen a little of everything.
 fn telemetry() -> Telemetry {
@@ -70,12 +69,7 @@ fn telemetry() -> Telemetry {
         held_pages: 26,
         resident: 5 << 30,
         memory_limit: 8 << 30,
-        slabs: Some(residency::Counters {
-            hits: 300,
-            coming: 20,
-            misses: 80,
-            ..Default::default()
-        }),
+        slabs: Some(Slabs { hits: 300, coming: 20, misses: 80, ..Default::default() }),
         shards: vec![shard(200, 3), shard(190, 17)],
     };
     telemetry

@@ -162,6 +162,9 @@ struct Scheduling {
     context: Option<usize>,
 }
 
+/// How long the log may take to be written when the server has ended.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
 /// Waiting so long weighs as much as one priority.
 const AGE: Duration = Duration::from_secs(10);
 /// How long a request that asks to be batched waits for company.
@@ -356,7 +359,8 @@ async fn live(args: Args, mut lead: Lead, queues: Queues) -> Outcome {
     let closed = open::close(service.engine(), how);
     traced.set(true);
     log.close();
-    writer.await;
+    // A pipe that nobody reads is not waited for.
+    or(writer, shard::sleep(LAST_WORDS)).await;
     if let (Some(timeline), Some(path)) = (timeline, &args.telling.trace_out) {
         timeline.await.map_err(|error| format!("{}: {error}", path.display()))?;
     }

@@ -20,7 +20,7 @@ struct Ask {
 }
 
 /// Tokens' log-probabilities and the text: what an answer consists of.
-type Written = (Vec<f64>, String);
+type Written = (Vec<f32>, String);
 
 impl Ask {
     /// By a process that does nothing else.
@@ -38,7 +38,8 @@ impl Ask {
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let said: Value = serde_json::from_slice(&output.stdout).unwrap();
         let tokens = said["tokens"].as_array().unwrap();
-        let logprobs = tokens.iter().map(|token| token["logprob"].as_f64().unwrap()).collect();
+        let logprobs =
+            tokens.iter().map(|token| token["logprob"].as_f64().unwrap() as f32).collect();
         (logprobs, said["text"].as_str().unwrap().to_owned())
     }
 
@@ -61,7 +62,7 @@ impl Ask {
         for choice in objects.iter().filter_map(|object| object["choices"].get(0)) {
             text += choice["text"].as_str().unwrap();
             let tokens = choice["logprobs"]["token_logprobs"].as_array();
-            logprobs.extend(tokens.into_iter().flatten().map(|l| l.as_f64().unwrap()));
+            logprobs.extend(tokens.into_iter().flatten().map(|l| l.as_f64().unwrap() as f32));
         }
         (logprobs, text)
     }

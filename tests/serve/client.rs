@@ -94,13 +94,6 @@ impl Client {
         }
         Answer { head, body }
     }
-
-    /// Whether the server has closed the connection, which is waited for.
-    pub fn closed(&mut self) -> bool {
-        let mut rest = Vec::new();
-        // One that was reset is closed too.
-        self.0.read_to_end(&mut rest).is_ok_and(|_| true) || rest.is_empty()
-    }
 }
 
 impl Head {

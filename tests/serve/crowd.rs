@@ -1,7 +1,7 @@
 //! Many at once, and more than there is room for.
 
 use std::thread;
-use std::time::Duration;
+use std::time::Instant;
 
 use serde_json::{Value, json};
 
@@ -106,25 +106,18 @@ fn sequential_is_first_come_first_served() {
             client
         })
         .collect();
-    let order: Vec<_> = thread::scope(|scope| {
-        let watch = |(i, client): (usize, &mut super::client::Client)| {
-            scope.spawn(move || {
+    let order: Vec<usize> = thread::scope(|scope| {
+        let mut watched = Vec::new();
+        for (i, client) in clients.iter_mut().enumerate() {
+            watched.push(scope.spawn(move || {
                 assert_eq!(client.head().status, 200);
                 client.chunk();
-                (std::time::Instant::now(), i)
-            })
-        };
-        let mut begun: Vec<_> = clients
-            .iter_mut()
-            .enumerate()
-            .map(watch)
-            .collect::<Vec<_>>()
-            .into_iter()
-            .map(|thread| thread.join().unwrap())
-            .collect();
+                (Instant::now(), i)
+            }));
+        }
+        let mut begun: Vec<_> = watched.into_iter().map(|one| one.join().unwrap()).collect();
         begun.sort();
         begun.into_iter().map(|(_, i)| i).collect()
     });
     assert_eq!(order, [0, 1, 2, 3]);
-    thread::sleep(Duration::from_millis(1));
 }

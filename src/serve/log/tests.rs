@@ -36,8 +36,8 @@ fn lines_for_people() {
     assert_eq!(said, "2024-12-31T23:59:59.007Z warn  a\\nb \\u{1b}[31mred\n");
     assert_eq!(
         line(Style::Text, What::Access(access())),
-        "2024-12-31T23:59:59.007Z info  #12 /v1/completions 200 stop, 34 + 128 tokens, 1.2 ms \
-         queued, first token 88.0 ms, 23.1 tok/s, 5600.0 ms in all\n"
+        "2024-12-31T23:59:59.007Z info  request 12 high stop, 34 + 128 tokens, 1.2 ms queued, \
+         first token 88.0 ms, 23.1 tok/s, 5600.0 ms in all\n"
     );
 }
 

@@ -58,7 +58,7 @@ fn what_ends_in_the_queue_is_a_status_even_for_streams() {
             let call = post(CHAT, &body);
             ask(&house, wait.map_or(call, |wait| with(post(CHAT, &body), "x-max-wait-time", wait)))
         };
-        let seen = die(End::Cancelled, Some("50ms"));
+        let seen = die(End::Expired, Some("50ms"));
         assert_eq!((seen.status, seen.header("retry-after")), (429, "3"));
         assert_eq!(seen.json()["error"]["code"], "max_wait_exceeded");
         assert!(seen.body.contains("50 ms"), "{}", seen.body);

@@ -12,7 +12,8 @@
 //!                                         sim      what a seed says
 //! sink      where words go, unwaited for  terminal as a screen
 //! roof      how fast memory is            profile  and a drive           tuning   and what slows it
-//! socket    where others connect          bell     how threads are woken
+//! socket    where others connect          bell     how threads are woken     scratch  what memory
+//!                                                                                 has no room for
 //! ```
 
 pub mod arena;
@@ -27,6 +28,7 @@ pub mod output;
 pub mod profile;
 pub mod ring;
 pub mod roof;
+pub mod scratch;
 pub mod sim;
 pub mod sink;
 pub mod socket;

@@ -6,7 +6,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::ops::{Deref, DerefMut};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
@@ -90,6 +90,11 @@ impl Direct {
             forget(&self.file, offset, bytes.len() as u64);
         }
         Ok(())
+    }
+
+    /// For rings, which read and write without waiting.
+    pub(super) fn as_raw_fd(&self) -> RawFd {
+        self.file.as_raw_fd()
     }
 
     /// Waits until what was written is on the disk, where an error of it is heard.

@@ -30,6 +30,10 @@
 //! last in rank gives way, and needs twice as much air to return. The first in rank always moves, so by
 //! induction all do.
 //!
+//! **On hold** is a request for which something is fetched that it can begin without, but better
+//! with. It waits and keeps its rank; meanwhile others begin as if it were not there, but in a
+//! sequential line nobody does.
+//!
 //! Work that shares experts already resident is *not* preferred: in a step every expert is read
 //! once for all, and which experts a prompt will want is not known before it is computed.
 
@@ -270,6 +274,26 @@ impl Scheduler {
         } else if let Some(at) = self.running.iter().position(|entry| entry.id == id) {
             self.running.remove(at);
         }
+    }
+
+    /// Those that may begin before this is asked again, first in rank first.
+    pub fn soon(&self) -> impl Iterator<Item = u64> {
+        let seats = match self.limits.sequential {
+            true => 1 - self.line.on_hold().min(1),
+            false => self.limits.running - self.running.len() + 1,
+        };
+        self.line.iter().take(seats).map(|entry| entry.id)
+    }
+
+    /// Lets one that waits not begin before it is [released](Scheduler::release). Others are
+    /// ignored.
+    pub fn hold(&mut self, id: u64) {
+        self.line.hold(id);
+    }
+
+    /// It may begin.
+    pub fn release(&mut self, id: u64) {
+        self.line.release(id);
     }
 
     /// What the prefix cache had for one that begins: positions in its pages now.

@@ -64,6 +64,8 @@ pub struct World {
     pub cost: (f64, f64, f64, f64),
     pub noise: f64,
     pub storms: bool,
+    /// Requests are put on hold for a while before they begin.
+    pub holds: bool,
     /// First guesses are wrong by this factor.
     pub guess: f64,
 }
@@ -86,6 +88,7 @@ impl World {
             cost: (0.010, 0.002, 0.0008, 1.0),
             noise: 0.1,
             storms: false,
+            holds: false,
             guess: 1.0,
         }
     }
@@ -123,6 +126,8 @@ pub struct Report {
     /// Positions that were computed, and those that preemption lost.
     pub computed: usize,
     pub lost: usize,
+    /// Times that one was put on hold.
+    pub held: usize,
 }
 
 impl Report {

@@ -37,6 +37,8 @@ struct Sim {
     running: Vec<u64>,
     /// Those that wait: high ones and others, by the order they may not be overtaken in.
     queues: [BTreeSet<(i64, u64)>; 2],
+    /// Those on hold instead, and until when.
+    held: BTreeMap<u64, Duration>,
     passed: u32,
     storm_until: Duration,
     storm_next: Duration,
@@ -59,6 +61,7 @@ impl Sim {
             live: BTreeMap::new(),
             running: vec![],
             queues: Default::default(),
+            held: BTreeMap::new(),
             passed: 0,
             storm_until: Duration::ZERO,
             storm_next: secs(20.0),
@@ -103,7 +106,11 @@ impl Sim {
         assert!(self.queues[class].insert(key));
     }
 
+    /// Those that wait leave: for a seat, for good, or because they are put on hold.
     fn unqueue(&mut self, id: u64) {
+        if self.held.remove(&id).is_some() {
+            return;
+        }
         let (class, key) = self.key(&self.live[&id]);
         assert!(self.queues[class].remove(&key), "{id} does not wait");
     }
@@ -125,9 +132,39 @@ impl Sim {
         }
     }
 
+    /// Some of those that may begin are put on hold.
+    fn hold(&mut self) {
+        if !self.world.holds {
+            return;
+        }
+        let soon: Vec<u64> = self.scheduler.soon().collect();
+        let seats = self.world.limits.running + 1 - self.running.len();
+        assert!(soon.len() <= seats);
+        assert!(soon.iter().all(|id| !self.running.contains(id) && !self.held.contains_key(id)));
+        for id in soon {
+            if self.rng.chance(0.2) {
+                self.scheduler.hold(id);
+                self.unqueue(id);
+                self.held.insert(id, self.now + secs(0.2 * self.rng.wait()));
+                self.report.held += 1;
+            }
+        }
+    }
+
     /// Arrivals and cancellations until `until`.
     fn happen(&mut self, until: Duration) {
         loop {
+            let over = self.held.iter().map(|(id, over)| (*over, *id)).min();
+            if let Some((over, id)) = over
+                && over <= self.asks.front().map_or(Duration::MAX, |ask| ask.at).min(until)
+                && over <= self.cancels.first().map_or(Duration::MAX, |(at, _)| *at)
+            {
+                self.now = self.now.max(over);
+                self.scheduler.release(id);
+                self.held.remove(&id);
+                self.queue(id);
+                continue;
+            }
             let arrives = self.asks.front().map_or(Duration::MAX, |ask| ask.at);
             let leaves = self.cancels.first().map_or(Duration::MAX, |(at, _)| *at);
             if arrives.min(leaves) > until {
@@ -151,7 +188,7 @@ impl Sim {
 
     fn arrive(&mut self, ask: Ask) {
         let id = ask.arrival.id;
-        let waiting = self.queues.iter().map(BTreeSet::len).sum::<usize>();
+        let waiting = self.queues.iter().map(BTreeSet::len).sum::<usize>() + self.held.len();
         let pages = self.pages();
         let expected = match self.scheduler.arrive(ask.at, ask.arrival, pages) {
             Ok(expected) => expected,
@@ -199,6 +236,7 @@ impl Sim {
 
     /// One leaves the queue: nobody who may not be overtaken is.
     fn begin(&mut self, id: u64) {
+        assert!(!self.held.contains_key(&id), "{id} is on hold");
         self.unqueue(id);
         let (class, (at, _)) = self.key(&self.live[&id]);
         let limits = &self.world.limits;
@@ -264,6 +302,7 @@ impl Sim {
     /// Plans until there are turns or nothing to do.
     fn ask(&mut self) {
         let mut asks = 0;
+        self.hold();
         loop {
             asks += 1;
             assert!(asks <= 4 * self.world.limits.running + 8, "plans for ever");
@@ -304,8 +343,11 @@ impl Sim {
         if plan.turns.is_empty() {
             // Idle: nobody runs, and who waits does so for company, and not for long.
             assert!(self.running.is_empty(), "{} run and none has a turn", self.running.len());
-            let waiting = self.live.len();
-            for live in self.live.values() {
+            let waiting = self.live.len() - self.held.len();
+            if limits.sequential && !self.held.is_empty() {
+                return;
+            }
+            for live in self.live.values().filter(|l| !self.held.contains_key(&l.ask.arrival.id)) {
                 assert_eq!(live.ask.arrival.batching, Batching::Enable, "idle with {waiting}");
                 assert!(self.now < live.ask.at + limits.form && !limits.sequential);
             }
@@ -418,7 +460,8 @@ impl Sim {
             }
             let next = self.asks.front().map(|ask| ask.at);
             let cancel = self.cancels.first().map(|(at, _)| *at);
-            let times = [self.plan.idle_until, next, cancel];
+            let over = self.held.values().min().copied();
+            let times = [self.plan.idle_until, next, cancel, over];
             let Some(until) = times.into_iter().flatten().min() else {
                 break;
             };

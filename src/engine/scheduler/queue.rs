@@ -89,6 +89,8 @@ pub(super) struct Tally {
 #[derive(Default)]
 pub(super) struct Line {
     entries: BTreeMap<Rank, Entry>,
+    /// Those that are on hold. They wait, and nobody looks at them.
+    held: BTreeMap<u64, Entry>,
     ranks: BTreeMap<u64, Rank>,
     deadlines: BTreeSet<(Duration, u64)>,
     pub tallies: [Tally; 3],
@@ -99,12 +101,35 @@ pub(super) struct Line {
 }
 
 impl Line {
+    /// With those on hold.
     pub fn len(&self) -> usize {
-        self.entries.len()
+        self.entries.len() + self.held.len()
     }
 
+    /// Whether there is nobody who could begin.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
+    }
+
+    pub fn on_hold(&self) -> usize {
+        self.held.len()
+    }
+
+    /// Takes it out of the order, with its place in it.
+    pub fn hold(&mut self, id: u64) {
+        let entry = self.ranks.get(&id).and_then(|rank| self.entries.remove(rank));
+        if let Some(entry) = entry {
+            self.eager -= usize::from(Line::eager(&entry));
+            self.held.insert(id, entry);
+        }
+    }
+
+    /// Puts it back to its place.
+    pub fn release(&mut self, id: u64) {
+        if let Some(entry) = self.held.remove(&id) {
+            self.eager += usize::from(Line::eager(&entry));
+            self.entries.insert(entry.rank, entry);
+        }
     }
 
     pub fn holds(&self, id: u64) -> bool {
@@ -129,6 +154,7 @@ impl Line {
     }
 
     pub fn remove(&mut self, id: u64) -> Option<Entry> {
+        self.release(id);
         let rank = self.ranks.remove(&id)?;
         let entry = self.entries.remove(&rank)?;
         let tally = &mut self.tallies[entry.priority as usize];
@@ -153,6 +179,7 @@ impl Line {
         self.entries.range(least..).next().map(|(_, entry)| entry)
     }
 
+    /// In order of rank, without those on hold.
     pub fn iter(&self) -> impl Iterator<Item = &Entry> {
         self.entries.values()
     }
@@ -216,6 +243,17 @@ mod tests {
         assert_eq!(line.overdue(Duration::from_secs(2)), Some(1));
         assert_eq!(line.overdue(Duration::from_millis(1_999)), None);
         assert!(line.remove(9).is_none());
+        line.hold(3);
+        line.hold(1);
+        line.hold(9);
+        assert_eq!((line.first().unwrap().id, line.len(), line.on_hold()), (4, 4, 2));
+        assert_eq!(
+            (line.eager, line.unbegun, line.next_deadline()),
+            (2, 4, Some(Duration::from_secs(2)))
+        );
+        line.release(1);
+        line.release(1);
+        assert_eq!(line.iter().map(|e| e.id).collect::<Vec<_>>(), [1, 4, 2]);
         for id in [4, 3, 1, 2] {
             assert!(line.holds(id) && line.remove(id).is_some() && !line.holds(id));
         }

@@ -26,6 +26,10 @@ impl Scheduler {
         if self.relieved && !self.running.is_empty() {
             return;
         }
+        // It can only be the first.
+        if self.limits.sequential && self.line.on_hold() > 0 {
+            return;
+        }
         if let Some(until) = self.formation(now) {
             out.idle_until = Some(until);
             return;

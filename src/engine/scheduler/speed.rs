@@ -135,6 +135,13 @@ impl Speed {
         Duration::from_secs_f64(self.seconds(rows, tokens))
     }
 
+    /// The time of all steps for so many tokens of a prompt alone.
+    pub fn prompt(&self, tokens: usize) -> Duration {
+        let chunk = tokens.min(self.largest).max(1);
+        let steps = tokens as f64 / chunk as f64;
+        Duration::from_secs_f64((steps * self.seconds(0, chunk)).min(MOST))
+    }
+
     pub(super) fn seconds(&self, rows: usize, tokens: usize) -> f64 {
         let (a, b) = (self.rows.spot(rows), self.tokens.spot(tokens));
         (self.rows.cost(a) + self.tokens.cost(b)).clamp(LEAST, MOST)

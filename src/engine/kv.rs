@@ -10,6 +10,12 @@
 //! known page holds all those before it. And pages are let go from the last to the first. So in
 //! the order of letting go, a page always comes before the one it continues: the oldest of the
 //! cache is continued by none, and can be forgotten alone, in a few steps however large the cache.
+//!
+//! Where there is a disk for them, pages of the cache are written to it before their room is needed
+//! (`spilled`), and it is known what lies there (`shelf`).
+
+mod shelf;
+mod spilled;
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -18,6 +24,10 @@ use std::rc::Rc;
 
 use crate::base::limits::PAGE;
 use crate::base::sum::sum;
+
+pub use shelf::Kept;
+use shelf::Shelf;
+pub use spilled::{Continuation, ToSpill};
 
 /// All pages of one arena. Cloning gives another handle to the same pool.
 #[derive(Clone)]
@@ -51,6 +61,8 @@ struct State {
     oldest: Option<u32>,
     newest: Option<u32>,
     cached: usize,
+    /// What is on disk.
+    shelf: Option<Shelf>,
 }
 
 #[derive(Default)]
@@ -60,6 +72,8 @@ struct Page {
     /// Neighbours in the cache.
     older: Option<u32>,
     newer: Option<u32>,
+    /// Where it is, or may come to be, on the shelf.
+    place: Option<u32>,
 }
 
 /// What is in a page. With the page before it, which is known too, this says all tokens up to its
@@ -90,6 +104,7 @@ impl PagePool {
             oldest: None,
             newest: None,
             cached: 0,
+            shelf: None,
         };
         PagePool { state: Rc::new(RefCell::new(state)) }
     }
@@ -138,6 +153,11 @@ impl State {
         self.leave_cache(page);
         if let Some(known) = self.pages[page as usize].known.take() {
             self.known.remove(&known.sum);
+        }
+        if let (Some(place), Some(shelf)) =
+            (self.pages[page as usize].place.take(), &mut self.shelf)
+        {
+            shelf.leave(place);
         }
         Some(page)
     }

@@ -5,7 +5,7 @@
 //! batch through all layers (`step`), with experts that stream where they do not fit (`stream`).
 //! Above them, the server's half of an engine: where requests are handed in (`desk`), who computes
 //! what (`scheduler`), the loop that does it (`service`), and what is measured of all that
-//! (`telemetry`). Decides nothing about a model's shape, reads no file itself and starts no thread.
+//! (`telemetry`), with pages that go to disk and come back (`spill`). Decides nothing about a model's shape, reads no file itself and starts no thread.
 //! Imports `shard`, `model`, `weights`, `math`, `host`, `base`.
 //!
 //! Nothing here holds a model for the length of an answer: a [`Session`] is a state, and
@@ -17,6 +17,7 @@ mod kv;
 pub mod scheduler;
 pub mod service;
 mod session;
+pub mod spill;
 mod step;
 mod stream;
 pub mod telemetry;

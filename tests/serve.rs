@@ -12,5 +12,7 @@ mod crowd;
 mod rough;
 #[path = "serve/server.rs"]
 mod server;
+#[path = "serve/spill.rs"]
+mod spill;
 #[path = "serve/stops.rs"]
 mod stops;

@@ -99,6 +99,20 @@ pub fn find_or_make(
     Ok(Some(Pack::open(&place, contents, &fingerprint)?))
 }
 
+/// A folder for files of this program's own beside a model's pack: where one is or could be made.
+pub fn folder_beside(source: &Source, args: &PackArgs) -> Outcome<PathBuf> {
+    let places = match in_files(source) {
+        true => places(source, args.cache_dir.as_deref()),
+        // As if there were a pack.
+        false => args.cache_dir.clone().or_else(user_cache).map(|f| f.join("pack")).into_iter().collect(),
+    };
+    match first_writable(places).as_deref().and_then(Path::parent) {
+        Some(folder) if folder.as_os_str().is_empty() => Ok(".".into()),
+        Some(folder) => Ok(folder.into()),
+        None => Err("no cache folder can be written: name a folder with --cache-dir".into()),
+    }
+}
+
 /// Whether a model lies in files: the one inside the program does not.
 pub fn in_files(source: &Source) -> bool {
     source.parts().iter().all(|part| part.is_file())

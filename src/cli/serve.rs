@@ -11,6 +11,7 @@ use futures_lite::future::or;
 
 use super::open::Wish;
 use super::out::note;
+use super::packs::folder_beside;
 use super::signals::Stop;
 use super::size::{Size, size};
 use super::{Compute, Outcome, counted, open, positive};
@@ -60,6 +61,9 @@ pub struct Args {
 
     #[command(flatten)]
     scheduling: Scheduling,
+
+    #[command(flatten)]
+    spilling: Spilling,
 
     #[command(flatten)]
     telling: Telling,
@@ -162,6 +166,21 @@ struct Scheduling {
     context: Option<usize>,
 }
 
+/// Where keys and values go when memory has no room for them.
+#[derive(clap::Args, Clone)]
+#[command(next_help_heading = "Where pages go that memory has no room for (the answers stay the same)")]
+struct Spilling {
+    /// Bytes of disk for keys and values of conversations that are idle and of requests that gave
+    /// way, so that they come back without being computed again; none unless it is given
+    #[arg(long, value_name = "SIZE", value_parser = disk)]
+    spill: Option<u64>,
+
+    /// Folder for them; the file has no name, so that nothing is left of it [default: --cache-dir,
+    /// else where the model's pack is or would be]
+    #[arg(long, value_name = "DIR", requires = "spill")]
+    spill_dir: Option<PathBuf>,
+}
+
 /// How long the log may take to be written when the server has ended.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
@@ -223,6 +242,13 @@ fn body(text: &str) -> Result<usize, String> {
     match size(text)? {
         Size::Bytes(bytes) if bytes <= 4 << 30 => Ok(bytes as usize),
         Size::Bytes(_) | Size::Part(_) => Err("expected at most 4GiB, as 32MiB".into()),
+    }
+}
+
+fn disk(text: &str) -> Result<u64, String> {
+    match size(text) {
+        Ok(Size::Bytes(bytes)) => Ok(bytes),
+        Ok(Size::Part(_)) | Err(_) => Err("expected bytes of disk, as 64GiB".into()),
     }
 }
 
@@ -332,6 +358,16 @@ async fn live(args: Args, mut lead: Lead, queues: Queues) -> Outcome {
         told.noticed(&notice);
         heard.say(Level::Warn, notice.to_string());
     });
+    if let Some(room) = args.spilling.spill {
+        let folder = match &args.spilling.spill_dir {
+            Some(folder) => folder.clone(),
+            None => folder_beside(&source, &how.packs)?,
+        };
+        let heard = log.clone();
+        let listener = move |words| heard.say(Level::Warn, words);
+        let opened = service.spill(&folder, room, &queues, listener);
+        opened.map_err(|error| format!("--spill: {error}; give less, or another --spill-dir"))?;
+    }
     let traced = Rc::new(Cell::new(false));
     let timeline = timeline.map(|(timeline, tracer)| {
         desk.trace(tracer);
@@ -398,6 +434,9 @@ fn screen(args: &Args, name: &str, plan: &Plan, entrance: &Entrance) -> Outcome 
             Bytes(plan.scratch)
         ),
     );
+    if let Some(room) = args.spilling.spill {
+        row("disk", format!("{} for pages that memory has no room for", Bytes(room)));
+    }
     if plan.slabs > 0 {
         let rest = match plan.fits {
             true => "everything fits".to_string(),

@@ -381,7 +381,7 @@ impl Inner {
     }
 
     /// Tells the service that there is something on the desk.
-    fn ring(&self) {
+    pub fn ring(&self) {
         self.news.set(true);
         if let Some(service) = self.service.borrow_mut().take() {
             service.wake();

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::mem::take;
+use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -13,9 +14,10 @@ use futures_lite::future::or;
 
 use super::desk::{Account, Desk, Inner, Request, Rules, Update};
 use super::scheduler::{self, Limits, Priority, Scheduler, Speed, StepPlan};
+use super::spill::{Spill, SpillError};
 use super::telemetry::Phase;
-use super::{End, Engine, Meter, Session, Turn, What, worth};
-use crate::shard;
+use super::{Census, End, Engine, Meter, Session, Turn, What, worth};
+use crate::shard::{self, Queues};
 
 /// An engine that serves a desk.
 pub struct Service {
@@ -25,6 +27,7 @@ pub struct Service {
     plan: StepPlan,
     done: Vec<scheduler::Done>,
     over: Vec<(u64, End, String)>,
+    spill: Option<Spill>,
 }
 
 /// A request that has begun.
@@ -66,6 +69,7 @@ impl Service {
             plan: StepPlan::default(),
             done: Vec::new(),
             over: Vec::new(),
+            spill: None,
         };
         (service, Desk::new(desk))
     }
@@ -74,11 +78,27 @@ impl Service {
         &mut self.engine
     }
 
+    /// Has pages go to a file in this folder whose room is needed, and come back. `listener` hears,
+    /// once, that something is wrong with it; requests do not notice.
+    pub fn spill(
+        &mut self,
+        folder: &Path,
+        room: u64,
+        queues: &Queues,
+        listener: impl FnMut(String) + 'static,
+    ) -> Result<(), SpillError> {
+        let Census { total, .. } = self.engine.pages();
+        let page_bytes = self.engine.arena.len() / total.max(1);
+        self.spill = Some(Spill::new(folder, room, page_bytes, &self.desk, queues, listener)?);
+        Ok(())
+    }
+
     /// Serves for ever: until it is dropped, which it may be at any time.
     pub async fn run(&mut self) {
         self.engine.fill_up();
         loop {
             self.hang_up();
+            self.move_pages();
             loop {
                 let (now, pages) = (self.desk.now(), self.desk.pages());
                 self.desk.scheduler.borrow_mut().plan(now, pages, &mut self.plan);
@@ -96,13 +116,44 @@ impl Service {
         }
     }
 
+    /// Moves pages to disk and back, and holds requests back whose pages are to come.
+    fn move_pages(&mut self) {
+        let Some(spill) = &mut self.spill else { return };
+        let (now, mut scheduler) = (self.desk.now(), self.desk.scheduler.borrow_mut());
+        for id in spill.take_in(now, &mut self.engine.arena) {
+            scheduler.release(id);
+        }
+        let soon: Vec<u64> = scheduler.soon().collect();
+        for id in soon {
+            let waiting = self.desk.waiting.borrow();
+            let tokens = match (waiting.get(&id), self.live.get(&id)) {
+                (Some((request, _)), _) => &request.prompt[..],
+                (None, Some(live)) => live.session.tokens(),
+                (None, None) => continue,
+            };
+            let computing = |tokens: usize| scheduler.speed().prompt(tokens);
+            if spill.recall(now, id, tokens, computing) {
+                drop(waiting);
+                scheduler.hold(id);
+            }
+        }
+        spill.send_out(&self.engine.arena);
+        self.desk.telemetry.borrow_mut().sums.spilled = spill.counts();
+    }
+
+    /// When there is something to do although nobody says so.
+    fn idle_until(&self) -> Option<Duration> {
+        let spill = self.spill.as_ref().and_then(Spill::deadline);
+        [self.plan.idle_until, spill].into_iter().flatten().min()
+    }
+
     /// Until there is something to do.
     async fn wait(&mut self) {
         while !self.desk.has_news() {
             if self.engine.tend().await {
                 continue;
             }
-            match self.plan.idle_until {
+            match self.idle_until() {
                 None => self.desk.news().await,
                 Some(then) => {
                     let left = then.saturating_sub(self.desk.now());
@@ -131,6 +182,13 @@ impl Service {
         }
     }
 
+    /// What is brought back for it is not wanted any more.
+    fn let_pages_be(&mut self, id: u64) {
+        if let Some(spill) = &mut self.spill {
+            spill.forget(id);
+        }
+    }
+
     /// Ends those that have waited too long, or for what is not to be had.
     fn give_up(&mut self) {
         for id in take(&mut self.plan.expired) {
@@ -156,6 +214,7 @@ impl Service {
     fn begin(&mut self) {
         for id in take(&mut self.plan.begin) {
             let now = self.desk.now();
+            self.let_pages_be(id);
             let waiting = self.desk.waiting.borrow_mut().remove(&id);
             if let Some((request, arrived)) = waiting {
                 self.open(id, request, arrived, now);
@@ -278,6 +337,7 @@ impl Service {
 
     /// A request is over.
     fn end(&mut self, id: u64, end: End, text: String) {
+        self.let_pages_be(id);
         let mut telemetry = self.desk.telemetry.borrow_mut();
         let account = match self.live.remove(&id) {
             Some(live) => {

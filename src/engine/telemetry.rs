@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use super::desk::{Account, Load, Refusal};
 use super::scheduler::Priority;
+use super::spill::Spilled;
 use super::{End, Meter};
 use crate::base::trace::{Tracer, What};
 use crate::model::compute::Stage;
@@ -205,6 +206,8 @@ pub struct Sums {
     pub drafted: u64,
     pub accepted: u64,
     pub preempted: u64,
+    /// Pages that went to disk and came back.
+    pub spilled: Spilled,
     /// What the steps did.
     pub meter: Meter,
     /// By [`Part`].
@@ -272,6 +275,7 @@ impl Default for Telemetry {
                 drafted: 0,
                 accepted: 0,
                 preempted: 0,
+                spilled: Spilled::default(),
                 meter: Meter::default(),
                 parts: Default::default(),
                 stalls: 0,

@@ -32,6 +32,8 @@
 //! | `disk_vain_bytes_total` | | forecast, and not needed then |
 //! | `disk_wait_seconds_total` | | steps with nothing to compute |
 //! | `pages`, `pages_free`, `pages_cached`, `pages_held` | | of keys and values |
+//! | `spilled_pages_total`, `unspilled_pages_total` | | written to disk, and brought back |
+//! | `spill_lost_pages_total` | | that did not come back as they were |
 //! | `memory_resident_bytes`, `memory_limit_bytes` | | of this process |
 //! | `shard_seconds_total` | shard, state | computing, spinning, parked |
 //! | `shard_chunks_total`, `shard_stolen_chunks_total` | shard | |
@@ -161,6 +163,11 @@ fn standing(text: &mut Text, telemetry: &Telemetry) {
     let help = "Pages that only a prefix to come may use.";
     text.gauge("pages_cached", help, standing.cached_pages as f64);
     text.gauge("pages_held", "Pages that requests hold.", standing.held_pages as f64);
+    let spilled = &telemetry.sums.spilled;
+    text.count("spilled_pages_total", "Pages that were written to disk.", spilled.out);
+    text.count("unspilled_pages_total", "Pages that were brought back from disk.", spilled.back);
+    let help = "Pages on disk that did not come back as they were.";
+    text.count("spill_lost_pages_total", help, spilled.lost);
     let help = "Memory that this process has taken.";
     text.gauge("memory_resident_bytes", help, standing.resident as f64);
     let help = "Memory that this process may take.";

@@ -13,7 +13,7 @@ fn bodies() -> Vec<Value> {
     (0..8)
         .map(|i| {
             json!({
-                "prompt": format!("{i}. {}", story.repeat(4)), "max_tokens": 8, "seed": i,
+                "prompt": format!("{i}. {}", story.repeat(12)), "max_tokens": 8, "seed": i,
                 "temperature": 0.8, "logprobs": 0, "ignore_eos": true,
             })
         })

@@ -104,7 +104,9 @@ pub fn folder_beside(source: &Source, args: &PackArgs) -> Outcome<PathBuf> {
     let places = match in_files(source) {
         true => places(source, args.cache_dir.as_deref()),
         // As if there were a pack.
-        false => args.cache_dir.clone().or_else(user_cache).map(|f| f.join("pack")).into_iter().collect(),
+        false => {
+            args.cache_dir.clone().or_else(user_cache).map(|f| f.join("pack")).into_iter().collect()
+        }
     };
     match first_writable(places).as_deref().and_then(Path::parent) {
         Some(folder) if folder.as_os_str().is_empty() => Ok(".".into()),

@@ -168,7 +168,9 @@ struct Scheduling {
 
 /// Where keys and values go when memory has no room for them.
 #[derive(clap::Args, Clone)]
-#[command(next_help_heading = "Where pages go that memory has no room for (the answers stay the same)")]
+#[command(
+    next_help_heading = "Where pages go that memory has no room for (the answers stay the same)"
+)]
 struct Spilling {
     /// Bytes of disk for keys and values of conversations that are idle and of requests that gave
     /// way, so that they come back without being computed again; none unless it is given

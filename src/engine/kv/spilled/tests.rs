@@ -45,7 +45,7 @@ fn what_comes_back_is_what_was_written() {
             if let Some(Continuation { known, kept }) = pool.continuation(&told) {
                 assert_eq!(known, pool.knows(&told) / PAGE);
                 let mut table = PageTable::new(&pool);
-                let mut found = table.find(all, 0) / PAGE;
+                assert_eq!(table.find(all, 0) / PAGE, known);
                 for (page, kept) in (known..).zip(kept) {
                     let bytes = match next(12) {
                         0 => vec![7; 5],
@@ -57,10 +57,9 @@ fn what_comes_back_is_what_was_written() {
                         break;
                     }
                     assert_eq!(bytes, written(&told, page), "seed {seed}");
-                    if found != page || !table.bring(all, |to| memory[to as usize] = bytes) {
+                    if !table.bring(all, |to| memory[to as usize] = bytes) {
                         break;
                     }
-                    found += 1;
                     back += 1;
                 }
             }
@@ -94,7 +93,7 @@ fn what_comes_back_is_what_was_written() {
         }
         total = [total[0] + out, total[1] + back, total[2] + lies];
     }
-    assert!(total.iter().all(|&count| count > 1_000), "out, back, lies: {total:?}");
+    assert!(total.iter().all(|&count| count > 300), "out, back, lies: {total:?}");
 }
 
 /// The oldest of the cache go, and only as many as will be needed soon.

@@ -397,3 +397,6 @@ impl Recall {
         put
     }
 }
+
+#[cfg(all(test, not(miri)))]
+mod tests;

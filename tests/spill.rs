@@ -72,11 +72,13 @@ fn alone(model: &Rc<Model>, prompt: &[u32], settings: &Settings) -> Written {
     written
 }
 
+type Known = BTreeMap<(Vec<u32>, u64), Written>;
+
 /// Answers by prompt and seed, computed once.
 #[derive(Clone)]
 struct Right {
     model: Rc<Model>,
-    known: Rc<RefCell<BTreeMap<(Vec<u32>, u64), Written>>>,
+    known: Rc<RefCell<Known>>,
 }
 
 impl Right {

@@ -169,7 +169,7 @@ fn a_crowd_that_is_held_up() {
         world.holds = true;
         world.pages = 1_000;
         world.limits.running = 1 + rng.below(16);
-        world.limits.sequential = world.seed % 4 == 0;
+        world.limits.sequential = world.seed.is_multiple_of(4);
     };
     crowds("held", 6, 20_000, 0.9, (2_000, 500), shape);
     let mut world = World::new(5);

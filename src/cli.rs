@@ -8,6 +8,7 @@ mod bench;
 mod beside;
 mod chat;
 mod doctor;
+mod draft;
 mod inspect;
 mod logits;
 mod npy;

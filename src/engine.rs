@@ -1,8 +1,9 @@
 //! Floor 4: sessions and steps.
 //!
 //! Owns the sequences being written (`session`), the pages that hold their keys and values
-//! (`kv`), who moves how far in a step (`turn`) with what guesses (`draft`), and the pass of a
-//! batch through all layers (`step`), with experts that stream where they do not fit (`stream`).
+//! (`kv`), who moves how far in a step (`turn`) with what guesses (`draft`, and `drafter` where a
+//! smaller model makes them), and the pass of a batch through all layers (`step`), with experts that
+//! stream where they do not fit (`stream`).
 //! Above them, the server's half of an engine: where requests are handed in (`desk`), who computes
 //! what (`scheduler`), the loop that does it (`service`), and what is measured of all that
 //! (`telemetry`), with pages that go to disk and come back (`spill`). Decides nothing about a model's shape, reads no file itself and starts no thread.
@@ -13,6 +14,7 @@
 
 pub mod desk;
 mod draft;
+mod drafter;
 mod kv;
 pub mod scheduler;
 pub mod service;
@@ -39,6 +41,7 @@ use crate::weights::home::{Home, room_of};
 use crate::weights::residency;
 
 pub use draft::{Tally, worth};
+pub use drafter::{Drafter, Price};
 pub use kv::Census;
 pub use session::{End, Event, Session, Settings, What};
 pub use step::Meter;

@@ -52,7 +52,7 @@ async fn write(args: Args, lead: Lead) -> Outcome {
     let model = open::model(&source)?;
     let vocab = model.config.vocab;
     let context = args.context.or(Some(tokens.len().max(1)));
-    let wish = Wish { context, sessions: 1, every_logit: true, afresh: false };
+    let wish = Wish { context, sessions: 1, every_logit: true, ..Wish::default() };
     let mut engine = open::engine(&source, model, &args.compute.how, wish, lead).await?;
     let stop = Stop::on_any()?;
     // Before anything is computed, so that a place that cannot be written is known at once.

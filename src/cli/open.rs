@@ -46,6 +46,8 @@ pub struct Wish {
     pub every_logit: bool,
     /// Without what earlier runs used, or earlier sessions computed.
     pub afresh: bool,
+    /// Bytes of the memory that another model takes.
+    pub beside: u64,
 }
 
 /// Reads under way at once on a drive that is not known.
@@ -119,16 +121,23 @@ pub fn name(source: &Source) -> Cow<'_, str> {
 
 /// Where every byte would go.
 pub fn plan(source: &Source, model: &Model, how: &How, wish: Wish, cores: usize) -> Outcome<Plan> {
-    let facts = Facts::of(&name(source), model);
+    let mut facts = Facts::of(&name(source), model);
+    let memory = how.memory.map(|memory| memory.bytes(facts.free)).transpose()?;
+    facts.free = facts.free.map(|free| free.beside(wish.beside));
     let ask = Ask {
-        memory: how.memory.map(|memory| memory.bytes(facts.free)).transpose()?,
+        memory: memory.map(|memory| memory.saturating_sub(wish.beside)),
         context: wish.context,
         prefill_chunk: how.prefill_chunk,
         sessions: wish.sessions.max(1),
         cores,
         every_logit: wish.every_logit,
     };
-    Ok(Plan::new(&ask, &facts)?)
+    match Plan::new(&ask, &facts) {
+        Err(refusal) if wish.beside > 0 => {
+            Err(refusal.beside("the model that drafts for it", wish.beside, memory).into())
+        }
+        plan => Ok(plan?),
+    }
 }
 
 /// Ends what an engine did beside answering: what it saw is kept, and what it should have recorded

@@ -106,7 +106,8 @@ async fn measure(args: Args, lead: Lead) -> Outcome {
             args.context
         );
     }
-    let wish = Wish { context: Some(args.context), sessions: 1, every_logit: true, afresh: false };
+    let context = Some(args.context);
+    let wish = Wish { context, sessions: 1, every_logit: true, ..Wish::default() };
     let mut engine = open::engine(&source, model, &args.compute.how, wish, lead).await?;
     let stop = Stop::on_any()?;
     let mut save = match &args.save_logits {

@@ -14,6 +14,7 @@ use super::out::note;
 use super::packs::folder_beside;
 use super::signals::Stop;
 use super::size::{Size, size};
+use super::draft::Draft;
 use super::{Compute, Outcome, counted, open, positive};
 use crate::base::units::Bytes;
 use crate::engine::Engine;
@@ -51,10 +52,16 @@ Examples:
   penstock serve demo
   curl --unix-socket $XDG_RUNTIME_DIR/penstock.sock http://localhost/v1/models
   penstock serve MODEL --memory 24GiB --listen 127.0.0.1:8080
+  penstock serve MODEL --draft SMALL
   penstock serve MODEL --cores 1 --sequential --worker-id 3 --callback-url http://127.0.0.1:9000/up")]
 pub struct Args {
     /// A GGUF file, a Hugging Face folder, or `demo`
     model: String,
+
+    /// A smaller model with the same vocabulary, which guesses the next tokens; those that MODEL
+    /// chooses too come sooner. The answers stay the same
+    #[arg(long, value_name = "SMALL")]
+    draft: Option<String>,
 
     #[command(flatten)]
     places: Places,
@@ -327,12 +334,18 @@ async fn live(args: Args, mut lead: Lead, queues: Queues) -> Outcome {
     // requests are refused with the reason.
     let _ = text.vocabulary();
     let model = open::model(&source)?;
+    let how = &args.compute.how;
+    let wanted = args.scheduling.context;
+    let draft = match &args.draft {
+        Some(small) => Some(Draft::open(small, &text, &model, wanted, lead.shards())?),
+        None => None,
+    };
     let wish = Wish {
-        context: args.scheduling.context,
+        context: wanted,
         sessions: args.scheduling.sessions(),
+        beside: draft.as_ref().map_or(0, Draft::bytes),
         ..Wish::default()
     };
-    let how = &args.compute.how;
     let timeline = match &args.telling.trace_out {
         Some(path) => {
             let tracks = lead.trace(Timeline::ROOM);
@@ -342,19 +355,27 @@ async fn live(args: Args, mut lead: Lead, queues: Queues) -> Outcome {
         None => None,
     };
     let plan = open::plan(&source, &model, how, wish, lead.shards())?;
-    let engine = open::engine(&source, model, how, wish, lead).await?;
+    let mut engine = open::engine(&source, model, how, wish, lead).await?;
+    let shown = draft.as_ref().map(Draft::line);
+    let drafter = match draft {
+        Some(draft) => Some(draft.drafter(how, &mut engine).await?),
+        None => None,
+    };
 
     let bell = Bell::new()?;
     let ear = bell.ear()?;
     // Held to the end and never taken, so that a second signal finds the first.
     let _stop = Stop::ringing(&bell)?;
     let entrance = Entrance::open(options)?;
-    screen(&args, &name, &plan, &entrance)?;
+    screen(&args, &name, &plan, shown, &entrance)?;
 
     let card = card(&source, &engine);
     let trained = engine.model().config.context;
     let (mut service, desk) = Service::new(engine, args.scheduling.limits(&plan, trained));
-    desk.budget(plan.budget);
+    desk.budget(plan.budget + wish.beside);
+    if let Some(drafter) = drafter {
+        service.draft_with(drafter);
+    }
     let (heard, told) = (log.clone(), desk.clone());
     service.engine().on_notice(move |notice| {
         told.noticed(&notice);
@@ -419,7 +440,13 @@ fn in_background<T: 'static>(work: impl Future<Output = T> + 'static, queues: &Q
 }
 
 /// One screen: what is served, with what, and where.
-fn screen(args: &Args, name: &str, plan: &Plan, entrance: &Entrance) -> Outcome {
+fn screen(
+    args: &Args,
+    name: &str,
+    plan: &Plan,
+    drafts: Option<String>,
+    entrance: &Entrance,
+) -> Outcome {
     let isa = args.compute.how.isa.resolve()?;
     let Scheduling { queue, stall, sequential, .. } = args.scheduling;
     note!("penstock {} serves {name}", env!("CARGO_PKG_VERSION"));
@@ -446,6 +473,9 @@ fn screen(args: &Args, name: &str, plan: &Plan, entrance: &Entrance) -> Outcome 
         };
         let (slots, slabs) = (plan.slots.min(plan.slabs), plan.slabs);
         row("experts", format!("{slots} of {slabs}, {} each: {rest}", Bytes(plan.slot_bytes)));
+    }
+    if let Some(drafts) = drafts {
+        row("drafts", drafts);
     }
     let together = match sequential {
         true => "one at a time".to_string(),

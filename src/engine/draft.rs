@@ -4,6 +4,7 @@
 //! the last time, when the same two or three came before, are a guess that costs nothing to make.
 //! Guesses are computed as further rows of the step that computes the session's last token, and one
 //! is taken only if it is what the model chooses anyway: they change when tokens come, never which.
+//! A smaller model guesses too, where there is one (`drafter`). Each kind is judged by itself.
 
 use std::time::Duration;
 
@@ -50,8 +51,10 @@ pub struct Tally {
     /// Guesses that were put to the test, lately, and those that were right.
     tested: f64,
     right: f64,
-    /// Steps since the last guess.
+    /// Steps since the last guess, and after how many of them one is tried that does not seem to
+    /// pay.
     quiet: u32,
+    probe: u32,
 }
 
 /// What is believed of a session that never guessed: as if so many had been right of so many.
@@ -60,16 +63,38 @@ const PRIOR: (f64, f64) = (1.0, 2.0);
 /// Weight of what was known before, each time guesses are tested.
 const MEMORY: f64 = 0.9;
 
-/// Steps without a guess after which one is tried that does not seem to pay.
+/// Steps without a guess after which one is tried that does not seem to pay, …
 const PROBE: u32 = 64;
+
+/// … and if it is another model's, which has to read first what was written since.
+const MODEL_PROBE: u32 = 256;
 
 impl Default for Tally {
     fn default() -> Tally {
-        Tally { drafted: 0, accepted: 0, tested: PRIOR.1, right: PRIOR.0, quiet: 0 }
+        Tally { drafted: 0, accepted: 0, tested: PRIOR.1, right: PRIOR.0, quiet: 0, probe: PROBE }
     }
 }
 
 impl Tally {
+    /// Of guesses that another model makes.
+    pub fn of_model() -> Tally {
+        Tally { probe: MODEL_PROBE, ..Tally::default() }
+    }
+
+    /// What is to be believed of one that begins, after this one.
+    pub(super) fn heir(&self) -> Tally {
+        let right = PRIOR.1 * self.chance();
+        Tally { drafted: 0, accepted: 0, tested: PRIOR.1, right, quiet: 0, probe: self.probe }
+    }
+
+    /// Takes in what another one has learned.
+    pub(super) fn add(&mut self, other: &Tally) {
+        self.drafted += other.drafted;
+        self.accepted += other.accepted;
+        self.tested = self.tested * MEMORY + other.tested;
+        self.right = self.right * MEMORY + other.right;
+    }
+
     /// The first `accepted` of `drafted` guesses were right. What came after the first wrong one
     /// was not tested.
     pub fn note(&mut self, drafted: usize, accepted: usize) {
@@ -92,25 +117,38 @@ impl Tally {
 }
 
 /// How many guesses give a session the most tokens for its time, at most `at_most`. `base` is what
-/// its turn takes without them (its part of the step, where others share it), `per_row` what
-/// each row more takes; where experts stream, that is mostly their bytes. A session whose guesses
-/// do not pay makes none, but for one now and then to see whether that has changed.
-pub fn worth(tally: &Tally, base: Duration, per_row: Duration, at_most: usize) -> usize {
-    let (base, per_row) = (base.as_secs_f64(), per_row.as_secs_f64());
+/// its turn takes without them (its part of the step, where others share it), `each` what
+/// each guess more takes: a row, which where experts stream is mostly their bytes, and the making of
+/// the guess. A session whose guesses do not pay makes none, but for one now and then to see whether
+/// that has changed.
+pub fn worth(tally: &Tally, base: Duration, each: Duration, at_most: usize) -> usize {
+    weigh(tally, base, each, at_most).guesses
+}
+
+/// So many guesses are worth their time.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Worth {
+    pub guesses: usize,
+    /// Seconds that a token takes with them; 0 where they are made to see how they do.
+    pub token: f64,
+}
+
+pub(super) fn weigh(tally: &Tally, base: Duration, each: Duration, at_most: usize) -> Worth {
+    let (base, each) = (base.as_secs_f64(), each.as_secs_f64());
     let chance = tally.chance();
     let (mut best, mut best_time) = (0, base);
     let (mut tokens, mut run) = (1.0, 1.0);
     for drafts in 1..=at_most {
         run *= chance;
         tokens += run;
-        let time = (base + drafts as f64 * per_row) / tokens;
+        let time = (base + drafts as f64 * each) / tokens;
         if time < best_time {
             (best, best_time) = (drafts, time);
         }
     }
     match best {
-        0 if tally.quiet >= PROBE => at_most.min(1),
-        best => best,
+        0 if tally.quiet >= tally.probe => Worth { guesses: at_most.min(1), token: 0.0 },
+        guesses => Worth { guesses, token: best_time },
     }
 }
 

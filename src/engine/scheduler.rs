@@ -49,7 +49,7 @@ use std::time::Duration;
 use admission::Experience;
 use governor::Governor;
 use queue::{Entry, Line};
-use speed::Lesson;
+pub(super) use speed::Lesson;
 
 pub use speed::Speed;
 

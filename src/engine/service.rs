@@ -16,12 +16,13 @@ use super::desk::{Account, Desk, Inner, Request, Rules, Update};
 use super::scheduler::{self, Limits, Priority, Scheduler, Speed, StepPlan};
 use super::spill::{Spill, SpillError};
 use super::telemetry::Phase;
-use super::{Census, End, Engine, Meter, Session, Turn, What, worth};
+use super::{Census, Drafter, End, Engine, Meter, Price, Session, Turn, What, worth};
 use crate::shard::{self, Queues};
 
 /// An engine that serves a desk.
 pub struct Service {
     engine: Engine,
+    drafter: Option<Drafter>,
     desk: Rc<Inner>,
     live: BTreeMap<u64, Live>,
     plan: StepPlan,
@@ -64,6 +65,7 @@ impl Service {
         let desk = Inner::new(scheduler, engine.pool.clone(), rules);
         let service = Service {
             engine,
+            drafter: None,
             desk: Rc::clone(&desk),
             live: BTreeMap::new(),
             plan: StepPlan::default(),
@@ -91,6 +93,15 @@ impl Service {
         let page_bytes = self.engine.arena.len() / total.max(1);
         self.spill = Some(Spill::new(folder, room, page_bytes, &self.desk, queues, listener)?);
         Ok(())
+    }
+
+    /// Has a smaller model guess from now on. It knows the same tokens.
+    pub fn draft_with(&mut self, drafter: Drafter) {
+        self.drafter = Some(drafter);
+    }
+
+    pub fn drafter(&self) -> Option<&Drafter> {
+        self.drafter.as_ref()
     }
 
     /// Serves for ever: until it is dropped, which it may be at any time.
@@ -204,6 +215,9 @@ impl Service {
         for id in take(&mut self.plan.preempt) {
             if let Some(live) = self.live.get_mut(&id) {
                 self.engine.park(&mut live.session);
+                if let Some(drafter) = &mut self.drafter {
+                    drafter.park(&live.session);
+                }
                 live.parked = Some(self.desk.now());
                 live.account.preempted += 1;
             }
@@ -230,7 +244,7 @@ impl Service {
 
     fn open(&mut self, id: u64, request: Request, arrived: Duration, now: Duration) {
         let prompt_tokens = request.prompt.len();
-        let session = match self.engine.open(request.prompt, request.settings) {
+        let mut session = match self.engine.open(request.prompt, request.settings) {
             Ok(session) => session,
             // The desk takes nothing that is refused here.
             Err(error) => {
@@ -238,6 +252,9 @@ impl Service {
                 return self.end(id, End::Lost(error.to_string()), String::new());
             }
         };
+        if let Some(drafter) = &mut self.drafter {
+            drafter.welcome(&mut session);
+        }
         let waited = now - arrived;
         let live = Live {
             session,
@@ -260,13 +277,12 @@ impl Service {
 
     /// Drives one step and sends word of it.
     async fn step(&mut self) {
-        let (before, began) = (self.engine.meter(), self.desk.now());
-        let (base, per_row) = {
+        let price = {
             let scheduler = self.desk.scheduler.borrow();
             let rows = self.plan.turns.len();
-            let (base, more) =
-                (scheduler.speed().predict(rows, 0), scheduler.speed().predict(rows + 1, 0));
-            (base / rows as u32, more.saturating_sub(base))
+            let step = |rows| scheduler.speed().predict(rows, 0);
+            let per_row = step(rows + 1).saturating_sub(step(rows));
+            Price { base: step(rows) / rows as u32, per_row }
         };
         let mut planned = take(&mut self.plan.turns);
         planned.sort_unstable_by_key(|turn| turn.id);
@@ -274,11 +290,19 @@ impl Service {
         let (mut ids, mut turns) = (Vec::new(), Vec::new());
         for (&id, live) in &mut self.live {
             if let Some(turn) = rest.next_if(|turn| turn.id == id) {
-                let drafts = worth(live.session.drafted(), base, per_row, turn.drafts);
                 ids.push(id);
-                turns.push(Turn::new(&mut live.session, turn.tokens, drafts));
+                turns.push(Turn::new(&mut live.session, turn.tokens, turn.drafts));
             }
         }
+        match &mut self.drafter {
+            Some(drafter) => drafter.guess(&mut self.engine, &mut turns, price).await,
+            None => turns.iter_mut().for_each(|turn| {
+                let Price { base, per_row } = price;
+                turn.drafts = worth(turn.session.drafted(), base, per_row, turn.drafts);
+            }),
+        }
+        // The small model's time is counted in the price of its guesses.
+        let (before, began) = (self.engine.meter(), self.desk.now());
         let prompts = planned.iter().filter(|turn| turn.tokens > 1).map(|turn| turn.tokens).sum();
         let events = self.engine.advance(&mut turns).await;
         let done: Vec<_> = turns.into_iter().map(|turn| turn.done).collect();
@@ -341,6 +365,9 @@ impl Service {
         let mut telemetry = self.desk.telemetry.borrow_mut();
         let account = match self.live.remove(&id) {
             Some(live) => {
+                if let Some(drafter) = &mut self.drafter {
+                    drafter.forget(&live.session);
+                }
                 if let Some(first) = live.first {
                     let (since, until) = (self.desk.moment(first), self.desk.moment(live.last));
                     telemetry.lived(id, Phase::Decode, since, until);
@@ -370,14 +397,14 @@ impl Live {
 
     fn account(&self) -> Account {
         let first = self.first.unwrap_or(self.last);
-        let drafts = self.session.drafted();
+        let (own, by_model) = (self.session.drafted(), self.session.drafted_by_model());
         Account {
             prefill: first.saturating_sub(self.started),
             decode: self.last.saturating_sub(first),
             shared_tokens: self.session.shared(),
             batch: self.company as f32 / self.account.steps.max(1) as f32,
-            drafted: drafts.drafted,
-            accepted: drafts.accepted,
+            drafted: own.drafted + by_model.drafted,
+            accepted: own.accepted + by_model.accepted,
             ..self.account
         }
     }

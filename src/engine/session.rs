@@ -96,10 +96,17 @@ pub struct Session {
     reins: Option<Reins>,
     text: Option<TextStream>,
     state: State,
+    /// How its own guesses did, and how another model's.
     tally: Tally,
-    /// Positions it computes in the step under way, and what it guesses to come after them.
+    pub(super) model_tally: Tally,
+    /// Positions it computes in the step under way, what is guessed to come after them, and whether
+    /// another model guessed it.
     pub(super) turn: Option<Range<usize>>,
     drafts: Vec<u32>,
+    from_model: bool,
+    /// It writes guesses for another session: what lies beyond its prompt is soon taken back, and
+    /// not made known.
+    pub(super) guessing: bool,
 }
 
 impl Session {
@@ -124,8 +131,11 @@ impl Session {
             settings: Settings::default(),
             state: State::Paused,
             tally: Tally::default(),
+            model_tally: Tally::of_model(),
             turn: None,
             drafts: Vec::new(),
+            from_model: false,
+            guessing: false,
         };
         session.restart(prompt, settings, kernels)?;
         Ok(session)
@@ -146,7 +156,7 @@ impl Session {
         (self.reached, self.shared) = (self.computed, self.computed);
         self.prompt = prompt.len();
         self.tokens = prompt;
-        self.tally = Tally::default();
+        (self.tally, self.model_tally) = (Tally::default(), Tally::of_model());
         let tokenizer = self.settings.tokenizer.as_deref();
         let grammar = self.settings.grammar.as_ref();
         self.reins = grammar.map(|grammar| Reins::new(grammar, tokenizer, &self.tokens));
@@ -154,6 +164,18 @@ impl Session {
         self.state = State::Running;
         self.look();
         Ok(())
+    }
+
+    /// Takes over what the session it guesses for has written, keeping what is computed of their
+    /// common beginning, and goes on from there.
+    pub(super) fn follow(&mut self, tokens: &[u32]) {
+        let same = self.tokens.iter().zip(tokens).take_while(|(a, b)| a == b).count();
+        self.tokens.truncate(same);
+        self.tokens.extend(&tokens[same..]);
+        self.prompt = tokens.len();
+        self.computed = self.pages.truncate(self.computed.min(same).min(tokens.len() - 1));
+        self.reached = self.computed;
+        self.look();
     }
 
     pub fn id(&self) -> u64 {
@@ -181,9 +203,23 @@ impl Session {
         self.shared
     }
 
-    /// How its guesses did.
+    /// How its own guesses did.
     pub fn drafted(&self) -> &Tally {
         &self.tally
+    }
+
+    /// How those did that another model made.
+    pub fn drafted_by_model(&self) -> &Tally {
+        &self.model_tally
+    }
+
+    pub(super) fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Whether the next step computes its last token and nothing else.
+    pub(super) fn writes(&self) -> bool {
+        self.state == State::Running && self.computed + 1 == self.tokens.len()
     }
 
     pub fn end_reason(&self) -> Option<&End> {
@@ -250,15 +286,31 @@ impl Session {
         self.turn.clone()
     }
 
-    /// Guesses at most `most` tokens that may come after its last one, none of them beyond the end
-    /// of the answer or of a context of `context` positions.
-    pub(super) fn draft(&mut self, most: usize, context: usize) {
+    /// Guesses that have room before the end of the answer and of a context of `context` positions.
+    pub(super) fn room_for_drafts(&self, context: usize) -> usize {
         let room = context.saturating_sub(self.tokens.len());
         let left =
             self.settings.max_tokens.map_or(usize::MAX, |max| max - self.answer().len().min(max));
         // The model's own choice is a token too.
-        let most = most.min(room).min(left.saturating_sub(1));
-        propose(&self.tokens, most, &mut self.drafts);
+        room.min(left.saturating_sub(1))
+    }
+
+    /// Whether what it wrote last it has written before, so that it may guess.
+    pub(super) fn repeats(&self) -> bool {
+        let mut guess = Vec::new();
+        propose(&self.tokens, 1, &mut guess);
+        !guess.is_empty()
+    }
+
+    /// Guesses at most `most` tokens that may come after its last one; or takes what another model
+    /// has guessed, if there is anything.
+    pub(super) fn draft(&mut self, most: usize, by_model: &[u32], context: usize) {
+        let room = self.room_for_drafts(context);
+        self.from_model = !by_model.is_empty();
+        match self.from_model {
+            true => self.drafts.extend(by_model.iter().take(room)),
+            false => propose(&self.tokens, most.min(room), &mut self.drafts),
+        }
         if !self.pages.reserve(self.tokens.len() + self.drafts.len()) {
             self.drafts.clear();
         }
@@ -273,7 +325,8 @@ impl Session {
         let news = position > self.reached && position < self.prompt;
         self.computed = position;
         self.reached = self.reached.max(position);
-        self.pages.register(&self.tokens[..position]);
+        let lasting = if self.guessing { position.min(self.prompt) } else { position };
+        self.pages.register(&self.tokens[..lasting]);
         news.then(|| self.event(What::Prefilled { done: position, total: self.prompt }))
     }
 
@@ -294,7 +347,12 @@ impl Session {
             }
             accepted += 1;
         }
-        self.tally.note(drafted, accepted);
+        let (own, by_model) = match self.from_model {
+            true => ((0, 0), (drafted, accepted)),
+            false => ((drafted, accepted), (0, 0)),
+        };
+        self.tally.note(own.0, own.1);
+        self.model_tally.note(by_model.0, by_model.1);
         if accepted > 0 {
             self.computed_to(self.computed + accepted);
         }

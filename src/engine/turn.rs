@@ -11,6 +11,8 @@ pub struct Turn<'a> {
     pub chunk: usize,
     /// Tokens it may guess to come next.
     pub drafts: usize,
+    /// What another model has guessed: where there is anything, it guesses nothing itself.
+    pub(super) guesses: Vec<u32>,
     /// What came of it.
     pub done: Done,
 }
@@ -29,7 +31,7 @@ pub struct Done {
 
 impl Turn<'_> {
     pub fn new(session: &mut Session, chunk: usize, drafts: usize) -> Turn<'_> {
-        Turn { session, chunk, drafts, done: Done::default() }
+        Turn { session, chunk, drafts, guesses: Vec::new(), done: Done::default() }
     }
 }
 
@@ -63,7 +65,7 @@ impl Engine {
         let mut events = Vec::new();
         self.batch.clear();
         for turn in turns.iter_mut() {
-            let Turn { session, chunk, drafts, done } = turn;
+            let Turn { session, chunk, drafts, guesses, done } = turn;
             *done = Done::default();
             let Some(range) = session.take_turn(common.min(*chunk)) else { continue };
             if range.end > self.context {
@@ -80,7 +82,7 @@ impl Engine {
                 common -= range.len();
             }
             if range.end == session.tokens().len() {
-                session.draft(*drafts, self.context);
+                session.draft(*drafts, guesses, self.context);
             }
             done.drafted = session.drafts().len();
             done.rows = range.len() + done.drafted;

@@ -152,6 +152,15 @@ impl Free {
         bytes <= self.limit.unwrap_or(u64::MAX).min(most)
     }
 
+    /// What is left beside something else that takes so many bytes.
+    pub fn beside(self, bytes: u64) -> Free {
+        Free {
+            limit: self.limit.map(|limit| limit.saturating_sub(bytes)),
+            available: self.available.saturating_sub(bytes),
+            own: self.own,
+        }
+    }
+
     /// What a plan takes if nobody says how much: the most less a margin, for what the kernel
     /// counts and what others begin.
     pub fn budget(&self) -> u64 {

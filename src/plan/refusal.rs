@@ -24,6 +24,29 @@ pub enum Refusal {
     Host { asked: u64, free: u64, limit: Option<u64> },
 }
 
+impl Refusal {
+    /// The same where another model takes so many bytes of the `whole` budget.
+    pub fn beside(self, other: &str, bytes: u64, whole: Option<u64>) -> Refusal {
+        match self {
+            Refusal::Budget { model, budget, fixed, enough, .. } => Refusal::Budget {
+                model: format!("{model} and {other}"),
+                budget: whole.unwrap_or(budget + bytes),
+                fixed: fixed + bytes,
+                enough: enough + bytes,
+                context: 0,
+                saved_by_context: 0,
+                chunk: 0,
+                saved_by_chunk: 0,
+            },
+            Refusal::Host { asked, free, limit } => Refusal::Host {
+                asked: asked + bytes,
+                free: free + bytes,
+                limit: limit.map(|limit| limit + bytes),
+            },
+        }
+    }
+}
+
 impl std::error::Error for Refusal {}
 
 impl fmt::Display for Refusal {

@@ -101,7 +101,7 @@ impl Line {
 
 /// How much is to be learned from a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Lesson {
+pub(in crate::engine) enum Lesson {
     /// Its like was not seen before: everything.
     First,
     Usual,
@@ -148,14 +148,14 @@ impl Speed {
     }
 
     /// Whether steps like this one were seen often enough to call another one slow.
-    pub(super) fn knows(&self, rows: usize, tokens: usize) -> bool {
+    pub(in crate::engine) fn knows(&self, rows: usize, tokens: usize) -> bool {
         let chunk = tokens == 0 || self.tokens.known(self.tokens.spot(tokens)) >= KNOWN;
         chunk && self.rows.known(self.rows.spot(rows)) >= KNOWN
     }
 
     /// As many tokens of prompts as fit beside so many rows into a time, at most `most`, and at most
     /// twice as many as there ever were: a first guess is no promise.
-    pub(super) fn tokens_within(&self, rows: usize, seconds: f64, most: usize) -> usize {
+    pub(in crate::engine) fn tokens_within(&self, rows: usize, seconds: f64, most: usize) -> usize {
         let (mut fits, mut over) = (0, most.min(2 * self.largest) + 1);
         while over - fits > 1 {
             let middle = fits + (over - fits) / 2;
@@ -164,7 +164,7 @@ impl Speed {
         fits
     }
 
-    pub(super) fn learn(&mut self, rows: usize, tokens: usize, took: Duration, lesson: Lesson) {
+    pub(in crate::engine) fn learn(&mut self, rows: usize, tokens: usize, took: Duration, lesson: Lesson) {
         self.largest = self.largest.max(tokens);
         let (a, b) = (self.rows.spot(rows), self.tokens.spot(tokens));
         let predicted = self.seconds(rows, tokens);

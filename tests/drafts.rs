@@ -51,8 +51,7 @@ impl Made {
     /// Packs the experts, to stream.
     fn pack(&self, model: &Model) -> Pack {
         let path = self.folder.path().join("made.penstock");
-        let (contents, origin) =
-            (model.parts.contents(), Fingerprint::of(&self.source).unwrap());
+        let (contents, origin) = (model.parts.contents(), Fingerprint::of(&self.source).unwrap());
         let files = std::slice::from_ref(&path);
         let job = Job { contents: &contents, source: &origin, files, block: 4096 };
         let mut each = |count: usize, work: &(dyn Fn(usize) + Sync)| (0..count).for_each(work);
@@ -243,12 +242,8 @@ fn an_answer_ends_among_guesses_as_it_ends_without() {
     let model = Rc::new(Model::open(&demo::source().unwrap()).unwrap());
     let prompt = text.continue_tokens("Once upon a time there was").unwrap();
     let asked = |temperature, stop: &[String], max_tokens| {
-        let sampling = SamplingParams {
-            temperature,
-            logprobs: Some(2),
-            seed: 3,
-            ..SamplingParams::default()
-        };
+        let sampling =
+            SamplingParams { temperature, logprobs: Some(2), seed: 3, ..SamplingParams::default() };
         let settings = Settings {
             sampling,
             max_tokens,

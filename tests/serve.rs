@@ -8,6 +8,8 @@ mod answers;
 mod client;
 #[path = "serve/crowd.rs"]
 mod crowd;
+#[path = "serve/drafts.rs"]
+mod drafts;
 #[path = "serve/rough.rs"]
 mod rough;
 #[path = "serve/server.rs"]

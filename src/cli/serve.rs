@@ -9,12 +9,12 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use futures_lite::future::or;
 
+use super::draft::Draft;
 use super::open::Wish;
 use super::out::note;
 use super::packs::folder_beside;
 use super::signals::Stop;
 use super::size::{Size, size};
-use super::draft::Draft;
 use super::{Compute, Outcome, counted, open, positive};
 use crate::base::units::Bytes;
 use crate::engine::Engine;

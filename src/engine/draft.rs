@@ -81,18 +81,21 @@ impl Tally {
         Tally { probe: MODEL_PROBE, ..Tally::default() }
     }
 
-    /// What is to be believed of one that begins, after this one.
+    /// What is to be believed of one that begins, after others that have come to this.
     pub(super) fn heir(&self) -> Tally {
-        let right = PRIOR.1 * self.chance();
-        Tally { drafted: 0, accepted: 0, tested: PRIOR.1, right, quiet: 0, probe: self.probe }
+        match self.drafted {
+            0 => Tally::of_model(),
+            _ => Tally { right: PRIOR.1 * self.chance(), ..Tally::of_model() },
+        }
     }
 
     /// Takes in what another one has learned.
     pub(super) fn add(&mut self, other: &Tally) {
+        let before = if self.drafted == 0 { 0.0 } else { MEMORY };
         self.drafted += other.drafted;
         self.accepted += other.accepted;
-        self.tested = self.tested * MEMORY + other.tested;
-        self.right = self.right * MEMORY + other.right;
+        self.tested = self.tested * before + other.tested;
+        self.right = self.right * before + other.right;
     }
 
     /// The first `accepted` of `drafted` guesses were right. What came after the first wrong one

@@ -184,8 +184,7 @@ impl Drafter {
             }
             step(loan.borrower, &mut self.speed, &mut rows).await;
             // Pages have run out, or there is nothing to be drawn from: it stays behind.
-            let failed =
-                |turn: &Turn| turn.done.rows == 0 || turn.session.end_reason().is_some();
+            let failed = |turn: &Turn| turn.done.rows == 0 || turn.session.end_reason().is_some();
             let failed: Vec<bool> = rows.iter().map(failed).collect();
             for (owner, _) in owners.iter().zip(failed).filter(|(_, failed)| *failed) {
                 self.followers.remove(owner);
@@ -214,24 +213,24 @@ impl Drafter {
             }
         }
         // A small step is shared by those who take part in it, which depends on what it costs them.
-        let mut wanted = Vec::new();
-        let mut sharing = may.len();
-        while sharing > 0 {
-            let guess = self.speed.predict(sharing, 0) / sharing as u32;
-            let wants = |&(turn, own, most): &(usize, Option<f64>, usize)| {
+        // Who has left does not come back, so this ends.
+        loop {
+            let sharing = may.len();
+            let guess = self.speed.predict(sharing, 0) / sharing.max(1) as u32;
+            let mut wanted = Vec::new();
+            may.retain(|&(turn, own, most)| {
                 let session = &*turns[turn].session;
                 let worth = weigh(session.drafted_by_model(), base, per_row + guess, most);
-                let better = own.is_none_or(|own| worth.token < own);
-                (worth.guesses > 0 && better)
-                    .then(|| Wanted { turn, owner: session.id(), guesses: worth.guesses })
-            };
-            wanted = may.iter().filter_map(wants).collect();
-            if wanted.len() == sharing {
-                break;
+                let wants = worth.guesses > 0 && own.is_none_or(|own| worth.token < own);
+                if wants {
+                    wanted.push(Wanted { turn, owner: session.id(), guesses: worth.guesses });
+                }
+                wants
+            });
+            if may.len() == sharing {
+                return wanted;
             }
-            sharing = wanted.len();
         }
-        wanted
     }
 
     /// Has a follower take over what its owner has written. `false`: there are no pages for one.

@@ -11,7 +11,7 @@ use super::server::Server;
 
 /// One request, as both the command line and the server can be asked it.
 #[derive(Clone)]
-struct Ask {
+pub struct Ask {
     prompt: String,
     seed: u64,
     temperature: f64,
@@ -20,11 +20,11 @@ struct Ask {
 }
 
 /// Tokens' log-probabilities and the text: what an answer consists of.
-type Written = (Vec<f32>, String);
+pub type Written = (Vec<f32>, String);
 
 impl Ask {
     /// By a process that does nothing else.
-    fn alone(&self, model: &str, options: &[&str]) -> Written {
+    pub fn alone(&self, model: &str, options: &[&str]) -> Written {
         let number = |x: f64| x.to_string();
         let output = Command::new(env!("CARGO_BIN_EXE_penstock"))
             .args(["run", model, "--raw", "--json", "--logprobs", "0", "--top-p", "0.9"])
@@ -51,7 +51,7 @@ impl Ask {
         })
     }
 
-    fn served(&self, server: &Server, stream: bool, priority: &str) -> Written {
+    pub fn served(&self, server: &Server, stream: bool, priority: &str) -> Written {
         let headers = [("x-request-priority", priority)];
         let answer = server.post("/v1/completions", &headers, &self.body(stream));
         let objects = match stream {
@@ -69,7 +69,7 @@ impl Ask {
 }
 
 /// Prompts of all lengths, many of which begin alike, some of which repeat themselves.
-fn asks() -> Vec<Ask> {
+pub fn asks() -> Vec<Ask> {
     let story = "Once upon a time there was a fox who lived in a small house by the river. ";
     let list = "one two three four one two three four one two three four one two three";
     (0..24)
@@ -89,7 +89,7 @@ fn asks() -> Vec<Ask> {
 }
 
 /// All requests at once, several times, in whatever mixture they fall.
-fn compare(server: &Server, alone: &[(Ask, Written)], rounds: usize) {
+pub fn compare(server: &Server, alone: &[(Ask, Written)], rounds: usize) {
     thread::scope(|scope| {
         for (i, (ask, expected)) in alone.iter().enumerate() {
             scope.spawn(move || {

@@ -164,7 +164,13 @@ impl Speed {
         fits
     }
 
-    pub(in crate::engine) fn learn(&mut self, rows: usize, tokens: usize, took: Duration, lesson: Lesson) {
+    pub(in crate::engine) fn learn(
+        &mut self,
+        rows: usize,
+        tokens: usize,
+        took: Duration,
+        lesson: Lesson,
+    ) {
         self.largest = self.largest.max(tokens);
         let (a, b) = (self.rows.spot(rows), self.tokens.spot(tokens));
         let predicted = self.seconds(rows, tokens);

@@ -304,7 +304,14 @@ impl Service {
         // The small model's time is counted in the price of its guesses.
         let (before, began) = (self.engine.meter(), self.desk.now());
         let prompts = planned.iter().filter(|turn| turn.tokens > 1).map(|turn| turn.tokens).sum();
-        let events = self.engine.advance(&mut turns).await;
+        let mut events = self.engine.advance(&mut turns).await;
+        // The scheduler plans no step without pages for it. If it did, somebody must give way, or
+        // this would go on for ever.
+        if turns.iter().all(|turn| turn.done.starved)
+            && let Some(youngest) = turns.last_mut()
+        {
+            events.push(youngest.session.end(End::NoPages));
+        }
         let done: Vec<_> = turns.into_iter().map(|turn| turn.done).collect();
         let (now, spent) = (self.desk.now(), self.engine.meter().since(&before));
         let mut telemetry = self.desk.telemetry.borrow_mut();

@@ -90,11 +90,11 @@ VOCABULARY = 1000
 
 async def answer(socket, prompt, tokens, priority="medium", stop=None):
     ids = [random.randrange(10, VOCABULARY) for _ in range(prompt)]
-    body = json.dumps({"prompt": ids, "max_tokens": tokens, "ignore_eos": True, "stream": True,
+    body = json.dumps({"prompt": ids, "raw": True, "max_tokens": tokens, "ignore_eos": True,
                        "temperature": 0}).encode()
     reader, writer = await asyncio.open_unix_connection(socket, limit=1 << 20)
     began = time.perf_counter()
-    writer.write(b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+    writer.write(b"POST /execute HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
                  b"x-request-priority: %s\r\ncontent-length: %d\r\n\r\n" % (priority.encode(), len(body)) + body)
     status = int((await reader.readline()).split()[1])
     while (await reader.readline()).strip():
@@ -106,8 +106,7 @@ async def answer(socket, prompt, tokens, priority="medium", stop=None):
         now = time.perf_counter()
         if not size:
             break
-        events = [line for line in chunk.split(b"\n") if line.startswith(b"data: {")]
-        seen += [now] * sum(b'"text"' in event and b'"finish_reason":null' in event for event in events)
+        seen += [now] * chunk.count(b"event: token")
         if stop and stop.is_set():
             break
     writer.close()

@@ -4,10 +4,13 @@
 //! (`kv`), who moves how far in a step (`turn`) with what guesses (`draft`, and `drafter` where a
 //! smaller model makes them), and the pass of a batch through all layers (`step`), with experts that
 //! stream where they do not fit (`stream`).
+//!
 //! Above them, the server's half of an engine: where requests are handed in (`desk`), who computes
-//! what (`scheduler`), the loop that does it (`service`), and what is measured of all that
-//! (`telemetry`), with pages that go to disk and come back (`spill`). Decides nothing about a model's shape, reads no file itself and starts no thread.
-//! Imports `shard`, `model`, `weights`, `math`, `host`, `base`.
+//! what (`scheduler`), the loop that does it (`service`), pages that go to disk and come back
+//! (`spill`), and what is measured of all that (`telemetry`).
+//!
+//! Decides nothing about a model's shape, reads no file itself and starts no thread. Imports
+//! `shard`, `model`, `weights`, `math`, `host`, `base`.
 //!
 //! Nothing here holds a model for the length of an answer: a [`Session`] is a state, and
 //! [`Engine::advance`] moves any set of sessions forward by some tokens or a chunk of prompt.

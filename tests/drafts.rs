@@ -205,7 +205,7 @@ fn the_same_model_guesses_everything() {
             let steps = engine.meter().steps;
             assert!(drafted as usize > chosen / 5, "{drafted} of {chosen}");
             assert!(steps + drafted + by_text <= chosen as u64 + 12, "{steps} steps");
-            nothing_held(drafter.pages());
+            nothing_held(drafter.engine().pages());
         }
     }
 }
@@ -232,7 +232,7 @@ fn another_model_guesses_nothing_and_is_switched_off() {
         assert_eq!(session.drafted_by_model().drafted, 0);
     }
     assert_eq!(drafter.engine().meter().rows, rows, "it has not even read along");
-    nothing_held(drafter.pages());
+    nothing_held(drafter.engine().pages());
 }
 
 /// Ends of every kind among guesses that are all right.
@@ -259,7 +259,7 @@ fn an_answer_ends_among_guesses_as_it_ends_without() {
         let mut session = asked.open(&mut engine);
         let got = guessed(&mut engine, &mut drafter, &mut session, 5, CHEAP);
         assert_eq!(got, expected);
-        nothing_held(drafter.pages());
+        nothing_held(drafter.engine().pages());
         (session.drafted_by_model().accepted, session.end_reason().cloned())
     };
     let mut accepted = 0;
@@ -355,7 +355,7 @@ async fn in_turmoil(
                 drafter.park(session);
             }
         }
-        let Census { total, free, cached, held } = drafter.pages();
+        let Census { total, free, cached, held } = drafter.engine().pages();
         assert_eq!(total, free + cached + held);
     }
     all
@@ -384,7 +384,7 @@ fn turmoil_changes_no_bit() {
         let got = now(in_turmoil(&mut engine, &mut drafter, &asked, seed as u64));
         assert!(same(&got, &expected), "seed {seed}");
         nothing_held(engine.pages());
-        nothing_held(drafter.pages());
+        nothing_held(drafter.engine().pages());
         read += drafter.engine().meter().rows;
     }
     assert!(read > 1000, "{read}");
@@ -421,7 +421,7 @@ fn turmoil_changes_no_bit_while_experts_stream() {
             assert!(drafter.engine().meter().rows > before);
             assert_eq!(engine.shards(), shards, "the shards are back");
             nothing_held(engine.pages());
-            nothing_held(drafter.pages());
+            nothing_held(drafter.engine().pages());
             got
         });
         assert!(same(&got.unwrap(), &expected), "{shards} shards, seed {seed}");
@@ -514,7 +514,7 @@ fn a_desk_answers_as_without() {
             };
             or(clients, serving).await;
             assert!(accounts.borrow().iter().all(|account| account.accepted <= account.drafted));
-            nothing_held(service.drafter().unwrap().pages());
+            nothing_held(service.drafter().unwrap().engine().pages());
             nothing_held(service.engine().pages());
         });
         ran.unwrap();

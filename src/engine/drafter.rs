@@ -17,7 +17,6 @@ use std::mem::swap;
 use std::time::{Duration, Instant};
 
 use super::draft::{Tally, weigh};
-use super::kv::Census;
 use super::scheduler::{LEAST_CHUNK, Lesson, Speed};
 use super::session::{Session, Settings};
 use super::turn::Turn;
@@ -116,11 +115,6 @@ impl Drafter {
 
     pub fn engine(&self) -> &Engine {
         &self.engine
-    }
-
-    /// The pages that followers hold.
-    pub fn pages(&self) -> Census {
-        self.engine.pages()
     }
 
     /// A session of the big model begins: what is to be expected of guesses for it.

@@ -54,7 +54,7 @@ struct Args {
 #[derive(Subcommand)]
 enum Command {
     Run(run::Args),
-    Serve(serve::Args),
+    Serve(Box<serve::Args>),
     Inspect(inspect::Args),
     Tokenize(tokenize::Args),
     Logits(logits::Args),
@@ -83,7 +83,7 @@ pub fn main() -> ExitCode {
     };
     let outcome = match command {
         Command::Run(args) => run::run(args),
-        Command::Serve(args) => serve::run(args),
+        Command::Serve(args) => serve::run(*args),
         Command::Inspect(args) => inspect::run(args),
         Command::Tokenize(args) => tokenize::run(args),
         Command::Logits(args) => logits::run(args),

@@ -16,7 +16,7 @@ use super::desk::{Account, Desk, Inner, Request, Rules, Update};
 use super::scheduler::{self, Limits, Priority, Scheduler, Speed, StepPlan};
 use super::spill::{Spill, SpillError};
 use super::telemetry::Phase;
-use super::{Census, Drafter, End, Engine, Meter, Price, Session, Turn, What, worth};
+use super::{Census, Done, Drafter, End, Engine, Event, Meter, Price, Session, Turn, What, worth};
 use crate::shard::{self, Queues};
 
 /// An engine that serves a desk.
@@ -314,13 +314,30 @@ impl Service {
         }
         let done: Vec<_> = turns.into_iter().map(|turn| turn.done).collect();
         let (now, spent) = (self.desk.now(), self.engine.meter().since(&before));
+        self.desk.telemetry.borrow_mut().stepped(&spent, ids.len(), prompts);
+        self.sort_out(now, &spent, ids.into_iter().zip(done).collect(), events);
+        self.desk.scheduler.borrow_mut().stepped(now, now - began, &self.done);
+        for (id, end, text) in take(&mut self.over) {
+            self.end(id, end, text);
+        }
+        self.engine.breathe().await;
+    }
+
+    /// What a step came to: word for each client, and what the scheduler is to know.
+    fn sort_out(
+        &mut self,
+        now: Duration,
+        spent: &Meter,
+        turns: Vec<(u64, Done)>,
+        events: Vec<Event>,
+    ) {
         let mut telemetry = self.desk.telemetry.borrow_mut();
-        telemetry.stepped(&spent, ids.len(), prompts);
         let mut events = events.into_iter().peekable();
         self.done.clear();
-        for (id, done) in ids.iter().copied().zip(done) {
+        let company = turns.len();
+        for (id, done) in turns {
             let Some(live) = self.live.get_mut(&id) else { continue };
-            live.share(&spent, done.rows, ids.len());
+            live.share(spent, done.rows, company);
             let session = live.session.id();
             let mut ended = false;
             while let Some(event) = events.next_if(|event| event.session == session) {
@@ -358,12 +375,6 @@ impl Service {
         telemetry.standing.slabs = self.engine.slabs();
         telemetry.standing.shards.clear();
         telemetry.standing.shards.extend(self.engine.shard_counters());
-        drop(telemetry);
-        self.desk.scheduler.borrow_mut().stepped(now, now - began, &self.done);
-        for (id, end, text) in take(&mut self.over) {
-            self.end(id, end, text);
-        }
-        self.engine.breathe().await;
     }
 
     /// A request is over.

@@ -10,6 +10,8 @@ mod client;
 mod crowd;
 #[path = "serve/drafts.rs"]
 mod drafts;
+#[path = "serve/foreign.rs"]
+mod foreign;
 #[path = "serve/rough.rs"]
 mod rough;
 #[path = "serve/server.rs"]

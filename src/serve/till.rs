@@ -20,7 +20,7 @@ impl Counter for Till {
         let began = Instant::now();
         let entry = Entry { log: self.log.clone(), priority, prompt_tokens, began };
         match self.desk.submit(request) {
-            Ok(ticket) => Ok(Box::new(Watched { ticket, entry: Some(entry) })),
+            Ok(ticket) => Ok(Box::new(Watched { ticket, entry: Some(entry), heard: 0 })),
             Err(refusal) => {
                 entry.close(0, refusal_name(&refusal), &Account::default());
                 Err(refusal)
@@ -55,7 +55,7 @@ impl Entry {
             prompt_tokens: self.prompt_tokens,
             answer_tokens,
             queued,
-            first_token: (answer_tokens > 0).then_some(queued + prefill),
+            first_token: (prefill > Duration::ZERO).then_some(queued + prefill),
             taken: self.began.elapsed(),
             speed: (decode > Duration::ZERO).then(|| gaps / decode.as_secs_f32()),
             end,
@@ -67,6 +67,8 @@ struct Watched {
     ticket: Ticket,
     /// `None` once it is written.
     entry: Option<Entry>,
+    /// Tokens that the client was told of.
+    heard: usize,
 }
 
 impl Updates for Watched {
@@ -76,10 +78,14 @@ impl Updates for Watched {
 
     fn poll_next(&mut self, context: &mut Context) -> Poll<Option<Update>> {
         let update = self.ticket.poll_next(context);
-        if let Poll::Ready(Some(Update::Ended { end, account, .. })) = &update
-            && let Some(entry) = self.entry.take()
-        {
-            entry.close(self.ticket.id(), end_name(end), account);
+        match &update {
+            Poll::Ready(Some(Update::Token { .. })) => self.heard += 1,
+            Poll::Ready(Some(Update::Ended { end, account, .. })) => {
+                if let Some(entry) = self.entry.take() {
+                    entry.close(self.ticket.id(), end_name(end), account);
+                }
+            }
+            Poll::Ready(Some(Update::Started { .. }) | None) | Poll::Pending => {}
         }
         update
     }
@@ -88,7 +94,8 @@ impl Updates for Watched {
 impl Drop for Watched {
     fn drop(&mut self) {
         if let Some(entry) = self.entry.take() {
-            entry.close(self.ticket.id(), "gone", &Account::default());
+            let account = Account { answer_tokens: self.heard, ..Account::default() };
+            entry.close(self.ticket.id(), "gone", &account);
         }
     }
 }

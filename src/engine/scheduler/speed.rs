@@ -6,10 +6,10 @@
 //! tokens of prompt touch nearly as many experts as five hundred.
 //!
 //! Each step moves the two or three knots it lies between, by normalised least mean squares: every
-//! knot takes that part of the error which its share of the time suggests. There is no matrix that could lose its
-//! condition; errors are clipped and the lines kept rising, so no measurement can make a cost
-//! negative or carry it away. Knots no step came near keep the shape of the first guess and follow
-//! the others in scale.
+//! knot takes that part of the error which its share of the time suggests. There is no matrix that
+//! could lose its condition; errors are clipped and the lines kept rising, so no measurement can make
+//! a cost negative or carry it away. Knots no step came near keep the shape of the first guess and
+//! follow the others in scale.
 
 use std::time::Duration;
 
@@ -83,7 +83,8 @@ impl Line {
         }
         let scale = (self.cost(spot) / before).clamp(0.01, 100.0);
         for knot in 0..KNOTS {
-            if self.seen[knot] == 0 && knot != spot.low && knot != spot.low + 1 {
+            // One beside the place whose share in it is small was not learned either.
+            if self.seen[knot] == 0 {
                 self.cost[knot] = (self.cost[knot] * scale).clamp(LEAST, MOST);
             }
         }
@@ -266,6 +267,20 @@ mod tests {
         assert_eq!(speed.tokens_within(10, 0.1, 512), 80);
         assert_eq!(speed.tokens_within(10, 0.1, 64), 64);
         assert_eq!(speed.tokens_within(100, 0.1, 64), 0);
+    }
+
+    /// Or a session that writes alone would never guess, for a second row would seem to cost what
+    /// was guessed of the machine before anything was known.
+    #[test]
+    fn what_more_rows_cost_follows_from_one() {
+        let ms = Duration::from_millis;
+        for step in [5, 40, 400] {
+            let mut speed = Speed::new(ms(50), ms(5), ms(5));
+            speed.learn(0, 40, ms(3 * step), Lesson::First);
+            (0..50).for_each(|_| speed.learn(1, 0, ms(step), Lesson::First));
+            let (one, two) = (speed.seconds(1, 0), speed.seconds(2, 0));
+            assert!(two > one && two < 1.2 * one, "{step} ms: {one} and {two}");
+        }
     }
 
     #[test]

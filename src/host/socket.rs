@@ -36,6 +36,9 @@ pub enum Address {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Presence {
     Listening,
+    /// The process that listened has ended, and what it left open still takes connections: the
+    /// kernel closes a ring's files a moment after the ring's process.
+    Leaving,
     /// A socket that its process has left.
     Stale,
     Absent,
@@ -121,7 +124,12 @@ pub fn presence(path: &Path) -> io::Result<Presence> {
     let pointer = (&raw const address).cast();
     // SAFETY: an address of this length that lives through the call.
     let connected = check(unsafe { libc::connect(fd.as_raw_fd(), pointer, length) });
-    let Err(error) = connected else { return Ok(Presence::Listening) };
+    let Err(error) = connected else {
+        return Ok(match listens_no_more(&fd) {
+            true => Presence::Leaving,
+            false => Presence::Listening,
+        });
+    };
     match error.raw_os_error() {
         Some(libc::ECONNREFUSED) => Ok(Presence::Stale),
         Some(libc::ENOENT) => Ok(Presence::Absent),
@@ -131,9 +139,17 @@ pub fn presence(path: &Path) -> io::Result<Presence> {
     }
 }
 
-/// Who has connected to a Unix socket.
-pub fn peer(fd: &impl AsRawFd) -> io::Result<Peer> {
-    let fd = fd.as_raw_fd();
+/// Whether the process that listens at the other end is known to have ended. One of another
+/// namespace has no number here, and is not known to.
+fn listens_no_more(connected: &impl AsRawFd) -> bool {
+    let Ok(who) = credentials(connected.as_raw_fd()) else { return false };
+    // SAFETY: no pointers; signal 0 only asks.
+    who.pid > 0
+        && check(unsafe { libc::kill(who.pid, 0) })
+            .is_err_and(|error| error.raw_os_error() == Some(libc::ESRCH))
+}
+
+fn credentials(fd: RawFd) -> io::Result<libc::ucred> {
     let mut who = libc::ucred { pid: 0, uid: 0, gid: 0 };
     let mut length = size_of_val(&who) as libc::socklen_t;
     let pointer = (&raw mut who).cast();
@@ -141,6 +157,13 @@ pub fn peer(fd: &impl AsRawFd) -> io::Result<Peer> {
     check(unsafe {
         libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_PEERCRED, pointer, &mut length)
     })?;
+    Ok(who)
+}
+
+/// Who has connected to a Unix socket.
+pub fn peer(fd: &impl AsRawFd) -> io::Result<Peer> {
+    let fd = fd.as_raw_fd();
+    let who = credentials(fd)?;
     let mut gids = vec![0u32; 64];
     loop {
         let mut length = size_of_val(&*gids) as libc::socklen_t;
@@ -263,6 +286,30 @@ mod tests {
         drop(listener);
         assert_eq!(presence(&path).unwrap(), Presence::Stale);
         assert!(Listener::unix(&path).is_err(), "bound over another's file");
+    }
+
+    #[test]
+    fn what_a_dead_process_left_listening_is_on_its_way_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s");
+        let listener = Listener::unix(&path).unwrap();
+        let fd = listener.0.as_raw_fd();
+        // SAFETY: the child makes system calls only, and returns into nothing.
+        let child = unsafe {
+            let child = libc::fork();
+            if child == 0 {
+                libc::listen(fd, 1);
+                libc::_exit(0);
+            }
+            child
+        };
+        let mut status = 0;
+        // SAFETY: a number that lives through the call.
+        check(unsafe { libc::waitpid(child, &mut status, 0) }).unwrap();
+        assert_eq!(status, 0);
+        assert_eq!(presence(&path).unwrap(), Presence::Leaving);
+        drop(listener);
+        assert_eq!(presence(&path).unwrap(), Presence::Stale);
     }
 
     #[test]

@@ -8,8 +8,16 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, lchown};
 use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use crate::host::socket::{Address, Listener, Locked, Presence, presence};
+
+/// How long the kernel may take to close the socket of a server that was killed, …
+const LEAVING: Duration = Duration::from_secs(2);
+
+/// … and how often it is looked at.
+const LOOK: Duration = Duration::from_millis(5);
 
 /// What a socket may be opened as.
 #[derive(Clone, Debug)]
@@ -157,10 +165,15 @@ impl SocketFile {
             }
             Ok(_) => {}
         }
-        match presence(&path).map_err(|reason| self.refused(reason))? {
-            Presence::Listening => Err(SocketError::Live { path }),
-            Presence::Stale => Ok(true),
-            Presence::Absent => Ok(false),
+        let began = Instant::now();
+        loop {
+            match presence(&path).map_err(|reason| self.refused(reason))? {
+                Presence::Leaving if began.elapsed() < LEAVING => sleep(LOOK),
+                // Left to a child that still serves, if it does not go.
+                Presence::Listening | Presence::Leaving => return Err(SocketError::Live { path }),
+                Presence::Stale => return Ok(true),
+                Presence::Absent => return Ok(false),
+            }
         }
     }
 

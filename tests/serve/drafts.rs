@@ -13,14 +13,13 @@ fn a_server_that_drafts_answers_as_one_that_does_not() {
     let asks: Vec<_> = asks().into_iter().take(12).collect();
     let alone: Vec<_> = asks.iter().map(|ask| (ask.clone(), ask.alone("demo", &[]))).collect();
     let mut server = Server::start("demo", &["--draft", "demo", "--context", "40000"]);
-    let open = server.descriptors();
     assert!(server.log().contains("drafts     by demo: "), "{}", server.log());
     compare(&server, &alone, 2);
     // Alone, one after the other, when there is most room for guesses.
     for (ask, expected) in &alone {
         assert_eq!(&ask.served(&server, true, "medium"), expected);
     }
-    server.is_empty(open);
+    server.is_empty();
 }
 
 /// What a server says that does not start.

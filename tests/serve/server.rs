@@ -1,6 +1,8 @@
 //! A server in a folder of its own, stopped when the test is over.
 
 use std::fs;
+use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread::sleep;
@@ -15,6 +17,8 @@ pub struct Server {
     pub folder: tempfile::TempDir,
     pub model: String,
     args: Vec<String>,
+    /// Descriptors it held when it was ready.
+    open: usize,
 }
 
 impl Server {
@@ -28,7 +32,7 @@ impl Server {
             args.extend(["--cores".into(), "1".into()]);
         }
         let child = Command::new("true").spawn().unwrap();
-        let mut server = Server { child, folder, model: model.into(), args };
+        let mut server = Server { child, folder, model: model.into(), args, open: 0 };
         server.again();
         server
     }
@@ -49,10 +53,18 @@ impl Server {
             .unwrap();
         self.wait_for("ready", |server| {
             assert!(server.child.try_wait().unwrap().is_none(), "it ended: {}", server.log());
-            server.socket().exists()
-                && std::os::unix::net::UnixStream::connect(server.socket()).is_ok()
-                && server.get("/health/ready").head.status == 200
+            server.is_ready().unwrap_or(false)
         });
+        self.open = self.descriptors();
+    }
+
+    /// Fails where nobody listens yet, or one who was killed is still being taken away.
+    fn is_ready(&self) -> io::Result<bool> {
+        let mut stream = UnixStream::connect(self.socket())?;
+        stream.write_all(b"GET /health/ready HTTP/1.0\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer.split(' ').nth(1) == Some("200"))
     }
 
     pub fn socket(&self) -> PathBuf {
@@ -133,13 +145,13 @@ impl Server {
 
     /// Holds whenever nobody is being answered: nothing leaks.
     #[track_caller]
-    pub fn is_empty(&mut self, descriptors: usize) {
+    pub fn is_empty(&mut self) {
         self.wait_for("empty", |server| {
             server.metric("penstock_requests_running", "") == 0.0
                 && server.metric("penstock_requests_waiting", "") == 0.0
                 && server.metric("penstock_pages_held", "") == 0.0
                 // The connection of the count itself comes and goes.
-                && server.descriptors() <= descriptors + 1
+                && server.descriptors() <= server.open + 1
         });
     }
 }

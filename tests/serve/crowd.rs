@@ -1,7 +1,6 @@
 //! Many at once, and more than there is room for.
 
 use std::thread;
-use std::time::Instant;
 
 use serde_json::{Value, json};
 
@@ -85,38 +84,37 @@ fn nobody_waits_longer_than_they_said() {
     server.is_empty();
 }
 
-/// In order, one at a time, however many come.
+/// In order, one at a time, however many come. They end in the order in which they began.
 #[test]
 fn sequential_is_first_come_first_served() {
     let mut server =
         Server::start("demo", &["--context", "400000", "--cores", "1", "--sequential"]);
     let mut first = server.client();
-    first.send("POST", "/v1/completions", &[], long(2_000).to_string().as_bytes());
+    first.send("POST", "/v1/completions", &[], long(100_000).to_string().as_bytes());
     assert_eq!(first.head().status, 200);
+    // Each is known by the length of its answer.
     let mut clients: Vec<_> = (0..4)
         .map(|i| {
             let mut client = server.client();
             let headers = [("x-request-priority", if i == 3 { "high" } else { "low" })];
-            client.send("POST", "/v1/completions", &headers, long(20).to_string().as_bytes());
+            client.send("POST", "/v1/completions", &headers, long(20 + i).to_string().as_bytes());
             server.wait_for("queued", |server| {
-                let waiting = server.metric("penstock_requests_waiting", "");
-                waiting == f64::from(i + 1) || server.metric("penstock_requests_running", "") == 0.0
+                server.metric("penstock_requests_waiting", "") == (i + 1) as f64
             });
             client
         })
         .collect();
-    let order: Vec<usize> = thread::scope(|scope| {
-        let mut watched = Vec::new();
-        for (i, client) in clients.iter_mut().enumerate() {
-            watched.push(scope.spawn(move || {
-                assert_eq!(client.head().status, 200);
-                client.chunk();
-                (Instant::now(), i)
-            }));
-        }
-        let mut begun: Vec<_> = watched.into_iter().map(|one| one.join().unwrap()).collect();
-        begun.sort();
-        begun.into_iter().map(|(_, i)| i).collect()
+    drop(first);
+    for client in &mut clients {
+        assert_eq!(client.answer().head.status, 200);
+    }
+    let mut lengths = Vec::new();
+    server.wait_for("written down", |server| {
+        let log = server.log();
+        let tokens =
+            log.lines().filter_map(|line| line.split_once(" tokens,")?.0.rsplit_once("+ "));
+        lengths = tokens.map(|(_, length)| length.parse::<usize>().unwrap()).skip(1).collect();
+        lengths.len() == 4
     });
-    assert_eq!(order, [0, 1, 2, 3]);
+    assert_eq!(lengths, [20, 21, 22, 23], "{}", server.log());
 }

@@ -14,19 +14,25 @@ use super::server::Server;
 #[test]
 fn who_vanishes_leaves_nothing_behind() {
     let mut server = Server::start("demo", &["--context", "400000", "--parallel", "4"]);
-    for round in 0..3 {
-        let mut clients: Vec<Client> = (0..12)
-            .map(|_| {
-                let mut client = server.client();
-                client.send("POST", "/v1/completions", &[], long(100_000).to_string().as_bytes());
-                client
-            })
-            .collect();
-        // Some after a token, some in the queue.
-        for client in clients.iter_mut().take(round + 1) {
+    let begun = |server: &Server| {
+        let mut client = server.client();
+        client.send("POST", "/v1/completions", &[], long(100_000).to_string().as_bytes());
+        client
+    };
+    for round in 1..4 {
+        // Some after a token. They begin before the others come, or they might wait for one of
+        // those to end.
+        let mut clients: Vec<Client> = (0..round).map(|_| begun(&server)).collect();
+        for client in &mut clients {
             assert_eq!(client.head().status, 200);
             client.chunk().unwrap();
         }
+        // Some in the queue.
+        clients.extend((round..12).map(|_| begun(&server)));
+        server.wait_for("taken", |server| {
+            server.metric("penstock_requests_running", "") == 4.0
+                && server.metric("penstock_requests_waiting", "") == 8.0
+        });
         drop(clients);
         server.is_empty();
     }

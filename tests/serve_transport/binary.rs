@@ -83,8 +83,11 @@ fn a_killed_server_leaves_a_file_that_the_next_takes() {
     let mut command = Command::new(env!("CARGO_BIN_EXE_penstock"));
     command.args(arguments(&first.path)).stdin(Stdio::null()).stderr(Stdio::piped());
     first.child = command.spawn().unwrap();
-    until("it listens", || UnixStream::connect(&first.path).is_ok());
-    assert_eq!(health(&first.path), 200);
+    // The first one's socket still takes connections until the kernel has closed it.
+    until("the second answers", || {
+        UnixStream::connect(&first.path).is_ok()
+            && Client::connect(&first.path).gets("/health").is_some_and(|(status, _)| status == 200)
+    });
     // A third is told who is there.
     let mut command = Command::new(env!("CARGO_BIN_EXE_penstock"));
     let third = command.args(arguments(&first.path)).output().unwrap();
@@ -183,7 +186,9 @@ fn an_orchestrator_is_told_until_it_hears() {
         while client.ahead.len() < length {
             assert!(client.more());
         }
-        client.say(format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n"));
+        // Who says good-bye does not wait for long.
+        let thanks = format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n");
+        let _ = client.stream.write_all(thanks.as_bytes());
         serde_json::from_slice::<serde_json::Value>(&client.ahead).unwrap()
     };
     let url = format!("unix://{}:/workers", path.display());
@@ -209,9 +214,9 @@ fn a_second_signal_stops_at_once() {
     let mut server = server(|_, _| {});
     // A call whose body never comes would be waited for.
     let mut client = Client::connect(&server.path);
-    client.say("POST /x HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n\r\n");
-    // It is being read once a later one on another connection is answered.
-    assert_eq!(health(&server.path), 200);
+    client.say("POST /x HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 5\r\n\r\n");
+    // It is being read once it is asked for.
+    assert_eq!(status(&client.head()), 100);
     server.signal("TERM");
     until("it begins to end", || !server.path.exists());
     assert!(server.child.try_wait().unwrap().is_none(), "it did not wait");

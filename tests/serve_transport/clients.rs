@@ -99,6 +99,6 @@ fn hundreds_of_connections_are_served_and_the_next_is_told() {
     assert!(told.contains("retry-after: 1"), "{told}");
     drop(clients);
     // Once they have left there is room again.
-    until("a seat is free", || house.connect().get("/").0 == 200);
+    until("a seat is free", || house.connect().gets("/").is_some_and(|(status, _)| status == 200));
     house.leave_well();
 }

@@ -26,7 +26,7 @@ fn what_runs_is_finished_and_the_idle_are_closed() {
 
 #[test]
 fn what_does_not_end_is_cut_off_and_counted() {
-    let mut house = house();
+    let mut house = house_within(Duration::from_secs(1), limits(), |_| {});
     let mut clients: Vec<Client> = (0..3).map(|_| house.connect()).collect();
     clients[0].call("/never");
     clients[1].call("/silence");

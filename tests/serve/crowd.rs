@@ -118,3 +118,39 @@ fn sequential_is_first_come_first_served() {
     });
     assert_eq!(lengths, [20, 21, 22, 23], "{}", server.log());
 }
+
+/// Whoever asks to be computed alone is, also while others are answered.
+#[test]
+fn who_wants_no_company_has_none() {
+    let mut server = Server::start("demo", &["--context", "400000"]);
+    let mut busy: Vec<_> = (0..2)
+        .map(|_| {
+            let mut client = server.client();
+            client.send("POST", "/v1/completions", &[], long(100_000).to_string().as_bytes());
+            assert_eq!(client.head().status, 200);
+            client.chunk().unwrap();
+            client
+        })
+        .collect();
+    let ask = |preference: &str| {
+        let body = json!({"prompt": "Once", "max_tokens": 20, "ignore_eos": true, "seed": 1});
+        server.post("/v1/completions", &[("x-batch-preference", preference)], &body)
+    };
+    // Of all its steps, not of most.
+    let alone = ask("disable");
+    assert_eq!(alone.head.get("x-batch-size"), Some("1"));
+    let alone = alone.good();
+    assert_eq!(alone["penstock"]["batch"], 1.0, "{alone}");
+    for preference in ["enable", "auto"] {
+        let answer = ask(preference);
+        let answer = answer.good();
+        assert!(answer["penstock"]["batch"].as_f64().unwrap() > 1.0, "{preference}: {answer}");
+        assert_eq!(answer["choices"], alone["choices"], "{preference}");
+    }
+    let wrong = ask("sometimes");
+    assert_eq!(wrong.head.status, 400);
+    let message = wrong.json()["error"]["message"].to_string();
+    assert!(message.contains("X-Batch-Preference") && message.contains("disable"), "{message}");
+    busy.clear();
+    server.is_empty();
+}

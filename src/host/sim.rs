@@ -58,11 +58,6 @@ impl SimDrive {
         &mut self.files
     }
 
-    /// Lets faults begin, or end.
-    pub fn set_faults(&mut self, faults: Faults) {
-        self.faults = faults;
-    }
-
     /// SplitMix64.
     fn random(&mut self) -> u64 {
         self.seed = self.seed.wrapping_add(0x9e37_79b9_7f4a_7c15);

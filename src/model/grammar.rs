@@ -212,11 +212,6 @@ impl Matcher {
         Ok(())
     }
 
-    /// Whether the answer may end here.
-    pub fn may_end(&mut self) -> bool {
-        self.over || self.state.is_accepting().unwrap_or(false)
-    }
-
     /// Whether it can only end here.
     pub fn over(&self) -> bool {
         self.over

@@ -270,6 +270,7 @@ impl Fleet {
     }
 
     /// Why movers at the other ends of lines do not work; the others do their work.
+    #[cfg(test)]
     pub fn troubles(&self) -> impl Iterator<Item = &str> {
         self.lines.iter().filter_map(|line| match &line.state {
             State::Over(reason) => Some(reason.as_str()),

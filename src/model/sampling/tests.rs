@@ -23,6 +23,63 @@ fn greedy_takes_the_highest_and_of_equals_the_lowest() {
     assert_eq!(s.sample(&[-0.0, 0.0], &[], 0).unwrap().id, 0);
 }
 
+/// Logits are looked at in runs; where a run begins makes no difference.
+#[test]
+fn runs_find_what_a_look_at_each_would() {
+    let naive = |logits: &[f32]| {
+        let mut best = None;
+        for (id, &logit) in logits.iter().enumerate() {
+            if logit > best.map_or(f32::NEG_INFINITY, |at: usize| logits[at]) {
+                best = Some(id);
+            }
+        }
+        best.map(|at| at as u32).ok_or(SampleError::Nothing)
+    };
+    let unfit = |logits: &[f32]| {
+        let at = logits.iter().position(|logit| logit.is_nan() || *logit == f32::INFINITY);
+        at.map_or(Ok(()), |at| Err(SampleError::NotANumber(at as u32)))
+    };
+    let borders = |len: usize| {
+        let near = |at: usize| at.saturating_sub(2)..at + 2;
+        let all = near(0).chain(near(16)).chain(near(RUN)).chain(near(2 * RUN)).chain(near(len));
+        all.filter(move |at| *at < len).collect::<Vec<_>>()
+    };
+    let lens = [0, 1, 15, 16, 17, RUN - 1, RUN, RUN + 1, RUN + 17, 2 * RUN, 2 * RUN + 1, 3 * RUN];
+    for len in lens {
+        let plain: Vec<f32> = (0..len).map(|i| -2.0 + (i as f32 * 0.7).sin()).collect();
+        let mut all = vec![plain.clone(), vec![-0.0; len], vec![f32::NEG_INFINITY; len]];
+        let borders = borders(len);
+        for (i, &one) in borders.iter().enumerate() {
+            for &other in &borders[i..] {
+                // Equals, also of either sign of zero and with nothing beside them.
+                for (a, b, rest) in [
+                    (3.0, 3.0, None),
+                    (-0.0, 0.0, None),
+                    (0.0, -0.0, None),
+                    (-1e30, -1e30, Some(f32::NEG_INFINITY)),
+                ] {
+                    let mut logits = rest.map_or(plain.clone(), |rest| vec![rest; len]);
+                    (logits[one], logits[other]) = (a, b);
+                    all.push(logits);
+                }
+            }
+        }
+        for logits in all {
+            assert_eq!(all_numbers(&logits), Ok(()));
+            assert_eq!(highest(&logits), naive(&logits), "{len} logits");
+        }
+        let wrong = [f32::NAN, -f32::NAN, f32::INFINITY];
+        for (i, &one) in borders.iter().enumerate() {
+            for (j, &other) in borders[i..].iter().enumerate() {
+                let mut logits = plain.clone();
+                logits[one] = wrong[(i + j) % 3];
+                logits[other] = wrong[(i + j + 1) % 3];
+                assert_eq!(all_numbers(&logits), unfit(&logits), "{len} logits");
+            }
+        }
+    }
+}
+
 #[test]
 fn draws_depend_on_seed_and_position_alone() {
     let logits: Vec<f32> = (0..50).map(|i| (i as f32 * 0.7).sin()).collect();

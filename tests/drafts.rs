@@ -1,17 +1,21 @@
 //! A smaller model's guesses change no bit: answers are those of the same request alone, whoever
 //! guesses and however badly, and nothing is left of the one that guessed.
 
+#[path = "support/asked.rs"]
+mod asked;
+
 use std::cell::RefCell;
 use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
+use asked::{Asked, Dice, Heard, heard, nothing_held, prompt};
 use futures_lite::future::or;
 use penstock::engine::desk::{Account, Request, Ticket, Update};
 use penstock::engine::scheduler::{Batching, Limits, Priority};
 use penstock::engine::service::Service;
 use penstock::engine::{
-    Census, Drafter, End, Engine, Event, Options, Price, Session, Settings, Stream, Turn, What,
+    Census, Drafter, End, Engine, Options, Price, Session, Settings, Stream, Turn,
 };
 use penstock::math::Format;
 use penstock::model::sampling::SamplingParams;
@@ -74,85 +78,30 @@ fn drafter(model: &Rc<Model>, context: usize) -> Drafter {
     Drafter::new(engine(model, context))
 }
 
-/// A fixed stream of numbers.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, below: usize) -> usize {
-        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-        (self.0 >> 33) as usize % below
-    }
-}
-
-#[derive(Clone)]
-struct Asked {
-    prompt: Vec<u32>,
-    settings: Settings,
-}
-
-impl Asked {
-    fn new(vocab: usize, len: usize, temperature: f32, max_tokens: usize) -> Asked {
-        let mut dice = Dice(len as u64);
-        let prompt = (0..len).map(|_| dice.roll(vocab) as u32).collect();
-        let sampling = SamplingParams {
-            temperature,
-            seed: len as u64,
-            logprobs: Some(2),
-            ..SamplingParams::default()
-        };
-        let settings = Settings { sampling, max_tokens: Some(max_tokens), ..Settings::default() };
-        Asked { prompt, settings }
-    }
-
-    fn open(&self, engine: &mut Engine) -> Session {
-        engine.open(self.prompt.clone(), self.settings.clone()).unwrap()
-    }
-}
-
 /// Of all lengths and temperatures; one repeats itself, one is penalised for that.
 fn all_asked(vocab: usize) -> Vec<Asked> {
-    let mut repeated = Asked::new(vocab, 12, 0.0, 40);
+    let mut repeated = of_length(vocab, 12, 0.0, 40);
     repeated.prompt = repeated.prompt.repeat(6);
-    let mut penalised = Asked::new(vocab, 49, 0.8, 30);
+    let mut penalised = of_length(vocab, 49, 0.8, 30);
     penalised.settings.sampling.repetition_penalty = 1.3;
     vec![
-        Asked::new(vocab, 1, 0.0, 40),
-        Asked::new(vocab, 16, 1.0, 33),
-        Asked::new(vocab, 90, 1.0, 20),
-        Asked::new(vocab, 33, 0.0, 1),
+        of_length(vocab, 1, 0.0, 40),
+        of_length(vocab, 16, 1.0, 33),
+        of_length(vocab, 90, 1.0, 20),
+        of_length(vocab, 33, 0.0, 1),
         repeated,
         penalised,
     ]
 }
 
-/// What is heard of a session, log-probabilities to the bit.
-#[derive(Clone, Debug, PartialEq)]
-enum Heard {
-    Token { id: u32, logprob: u32, top: Vec<(u32, u32)>, text: String },
-    Ended { end: End, text: String },
-}
-
-fn heard(event: Event) -> Option<Heard> {
-    match event.what {
-        What::Prefilled { .. } => None,
-        What::Token { choice, text, .. } => {
-            let (chosen, top) = choice.logprobs.unwrap();
-            let top = top.iter().map(|p| (p.id, p.logprob.to_bits())).collect();
-            Some(Heard::Token { id: choice.id, logprob: chosen.logprob.to_bits(), top, text })
-        }
-        What::Ended { end, text } => Some(Heard::Ended { end, text }),
-    }
+/// A request of this length.
+fn of_length(vocab: usize, len: usize, temperature: f32, max_tokens: usize) -> Asked {
+    Asked::new(prompt(vocab, len, len as u64), temperature, max_tokens)
 }
 
 /// The same request in an engine of its own, where nobody guesses.
 fn alone(model: &Rc<Model>, asked: &Asked, context: usize) -> Vec<Heard> {
-    let mut engine = engine(model, context);
-    let mut session = asked.open(&mut engine);
-    let mut all = Vec::new();
-    while session.end_reason().is_none() {
-        all.extend(now(engine.step(&mut [&mut session])).into_iter().filter_map(heard));
-    }
-    all
+    asked.alone(engine(model, context))
 }
 
 /// With guesses, at most so many a step.
@@ -173,11 +122,6 @@ fn guessed(
     }
     drafter.forget(session);
     all
-}
-
-fn nothing_held(pages: Census) {
-    let Census { total, free, cached, held } = pages;
-    assert_eq!((free + cached, held), (total, 0));
 }
 
 /// Who has the same weights, parameters and random numbers guesses what comes.
@@ -215,7 +159,7 @@ fn the_same_model_guesses_everything() {
 fn another_model_guesses_nothing_and_is_switched_off() {
     let (model, other) = (Made::new(1).model(), Made::new(2).model());
     let (mut engine, mut drafter) = (engine(&model, 500), drafter(&other, 500));
-    let asked = Asked::new(model.config.vocab, 20, 1.0, 240);
+    let asked = of_length(model.config.vocab, 20, 1.0, 240);
     let mut session = asked.open(&mut engine);
     let got = guessed(&mut engine, &mut drafter, &mut session, 7, DEAR);
     assert_eq!(got, alone(&model, &asked, 500));
@@ -225,7 +169,7 @@ fn another_model_guesses_nothing_and_is_switched_off() {
 
     let rows = drafter.engine().meter().rows;
     for len in 21..30 {
-        let asked = Asked::new(model.config.vocab, len, 1.0, 30);
+        let asked = of_length(model.config.vocab, len, 1.0, 30);
         let mut session = asked.open(&mut engine);
         let got = guessed(&mut engine, &mut drafter, &mut session, 7, DEAR);
         assert_eq!(got, alone(&model, &asked, 500));

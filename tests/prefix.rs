@@ -2,14 +2,15 @@
 //! computed anew, and tokens that are guessed. Every answer is compared with the same request's
 //! alone in an engine that does none of it.
 
+#[path = "support/asked.rs"]
+mod asked;
+
 use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
-use penstock::engine::{
-    Census, Done, End, Engine, Event, Options, Session, Settings, Stream, Turn, What,
-};
-use penstock::model::sampling::SamplingParams;
+use asked::{Asked, Dice, Heard, heard, nothing_held, prompt};
+use penstock::engine::{Census, Done, End, Engine, Options, Session, Settings, Stream, Turn};
 use penstock::model::{Model, Text, demo};
 use penstock::shard::{self, Lead, Seats, now};
 use penstock::weights::Source;
@@ -48,44 +49,6 @@ fn engine(model: &Rc<Model>, context: usize) -> Engine {
     Engine::new(Rc::clone(model), options).unwrap()
 }
 
-/// A fixed stream of numbers.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, below: usize) -> usize {
-        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-        (self.0 >> 33) as usize % below
-    }
-}
-
-fn prompt(vocab: usize, len: usize, seed: u64) -> Vec<u32> {
-    let mut dice = Dice(seed);
-    (0..len).map(|_| dice.roll(vocab) as u32).collect()
-}
-
-#[derive(Clone)]
-struct Asked {
-    prompt: Vec<u32>,
-    settings: Settings,
-}
-
-impl Asked {
-    fn new(prompt: Vec<u32>, temperature: f32, max_tokens: usize) -> Asked {
-        let sampling = SamplingParams {
-            temperature,
-            seed: prompt.len() as u64,
-            logprobs: Some(3),
-            ..Default::default()
-        };
-        let settings = Settings { sampling, max_tokens: Some(max_tokens), ..Settings::default() };
-        Asked { prompt, settings }
-    }
-
-    fn open(&self, engine: &mut Engine) -> Session {
-        engine.open(self.prompt.clone(), self.settings.clone()).unwrap()
-    }
-}
-
 /// Prompts of every length at the borders of pages; most begin alike. Some repeat themselves, and
 /// one may write only three tokens, so that guesses come true however it draws.
 fn all_asked(vocab: usize) -> Vec<Asked> {
@@ -111,39 +74,10 @@ fn all_asked(vocab: usize) -> Vec<Asked> {
     ]
 }
 
-/// What is heard of a session, log-probabilities to the bit.
-#[derive(Clone, Debug, PartialEq)]
-enum Heard {
-    Token { id: u32, logprob: u32, top: Vec<(u32, u32)>, text: String },
-    Ended { end: End, text: String },
-}
-
-/// `None` for news of the prompt, of which there may be more or less.
-fn heard(event: Event) -> Option<Heard> {
-    match event.what {
-        What::Prefilled { done, total } => {
-            assert!(done < total);
-            None
-        }
-        What::Token { choice, text, .. } => {
-            let (chosen, top) = choice.logprobs.unwrap();
-            let top = top.iter().map(|p| (p.id, p.logprob.to_bits())).collect();
-            Some(Heard::Token { id: choice.id, logprob: chosen.logprob.to_bits(), top, text })
-        }
-        What::Ended { end, text } => Some(Heard::Ended { end, text }),
-    }
-}
-
 /// The same request in an engine of its own that saves no work.
 fn alone(model: &Rc<Model>, asked: &Asked, context: usize) -> Vec<Heard> {
     let options = Options { context: Some(context), share_prefixes: false, ..Options::default() };
-    let mut engine = Engine::new(Rc::clone(model), options).unwrap();
-    let mut session = asked.open(&mut engine);
-    let mut all = Vec::new();
-    while session.end_reason().is_none() {
-        all.extend(now(engine.step(&mut [&mut session])).into_iter().filter_map(heard));
-    }
-    all
+    asked.alone(Engine::new(Rc::clone(model), options).unwrap())
 }
 
 /// One turn of a session alone.
@@ -171,10 +105,8 @@ fn finish(engine: &mut Engine, session: &mut Session, chunk: usize, drafts: usiz
     all
 }
 
-/// Nothing is held when nobody is left, and nothing is lost.
 fn empty(engine: &Engine) {
-    let Census { total, free, cached, held } = engine.pages();
-    assert_eq!((free + cached, held), (total, 0));
+    nothing_held(engine.pages());
 }
 
 #[test]

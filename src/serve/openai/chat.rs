@@ -10,7 +10,7 @@ use super::super::family::{ChatOptions, Said, Shape};
 use super::super::fault::Fault;
 use super::super::fields::{self, Fields, Result};
 use super::super::headers::{self, Wishes};
-use super::super::house::{House, now};
+use super::super::house::House;
 use super::super::reply::{Call, Reply};
 use super::super::routes::json;
 use super::super::sse;
@@ -39,12 +39,7 @@ pub async fn answer(house: &Rc<House>, call: &Call, request_id: &str) -> Result<
     let wishes = Wishes::read(&call.headers)?;
     let body = fields::body(&call.body)?;
     let asked = Asked::read(house, &Fields::of_body(&body))?;
-    let head = Head {
-        id: house.new_name("chatcmpl"),
-        created: now(),
-        model: house.model.id.clone(),
-        fingerprint: house.model.fingerprint.clone(),
-    };
+    let head = Head::new(house, "chatcmpl");
     let speeches = asked.speeches(house);
     let prompts = [asked.prompt];
     let bill = Bill::new(prompts.iter().map(Vec::len).collect(), asked.wanted.answers);

@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use super::super::account::{Attribution, Usage};
+use super::super::house::{House, ModelCard, now};
 use super::logprobs;
 
 /// What every answer and every event of it begins with.
@@ -30,6 +31,17 @@ pub struct Envelope<'a, C> {
 }
 
 impl Head {
+    /// Of an answer that begins now, under a new name of this kind.
+    pub fn new(house: &House, kind: &str) -> Head {
+        let ModelCard { id, fingerprint, .. } = &house.model;
+        Head {
+            id: house.new_name(kind),
+            created: now(),
+            model: id.clone(),
+            fingerprint: fingerprint.clone(),
+        }
+    }
+
     pub fn envelope<C>(&self, object: &'static str, choices: C) -> Envelope<'_, C> {
         Envelope {
             id: &self.id,

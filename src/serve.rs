@@ -9,6 +9,7 @@
 //! socket     where clients come in                     peer       who may
 //! systemd    what it is told                           announce   what an orchestrator is told
 //! reply      the joint between transport and protocols
+//! fetch      what another server answers, for `penstock top`
 //! ```
 
 use std::rc::Rc;
@@ -19,6 +20,7 @@ mod answers;
 mod execute;
 pub mod family;
 mod fault;
+pub mod fetch;
 mod fields;
 mod headers;
 pub mod house;

@@ -292,7 +292,7 @@ impl Places {
         match socket {
             Some(path) => places.push(file(path.clone())?),
             None if handed_over => {}
-            None => fallback = Some(file(socket::default_path()?)?),
+            None => fallback = Some(file(socket::usual_place()?)?),
         }
         places.extend(listen.iter().map(|&address| Place::Port(address)));
         let allowed = Allowed {

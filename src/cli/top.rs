@@ -15,8 +15,10 @@ use std::time::{Duration, Instant};
 use super::signals::Stop;
 use super::{Outcome, Usage};
 use crate::host::terminal::{Key, Screen};
+use crate::serve::fetch::FetchError;
+use crate::serve::socket::usual_path;
 
-use scrape::{Metrics, ScrapeError, scrape};
+use scrape::{Metrics, scrape};
 use view::View;
 
 /// Show what a server is doing: speed, latency, where the time of its steps goes.
@@ -54,14 +56,30 @@ const WINDOW: Duration = Duration::from_secs(10);
 const WIDTH: usize = 80;
 
 #[derive(Debug, thiserror::Error)]
-#[error("{}: {error}", socket.display())]
-struct Failed {
-    socket: PathBuf,
-    error: ScrapeError,
+enum Failed {
+    #[error(
+        "nobody answers at {} ({error}); start `penstock serve`, or give the --socket of one that \
+         runs",
+        socket.display()
+    )]
+    Away { socket: PathBuf, error: io::Error },
+
+    #[error("{}: {error}", socket.display())]
+    Strange { socket: PathBuf, error: FetchError },
+}
+
+impl Failed {
+    fn new(socket: &Path, error: FetchError) -> Failed {
+        let socket = socket.to_owned();
+        match error {
+            FetchError::Away(error) => Failed::Away { socket, error },
+            error => Failed::Strange { socket, error },
+        }
+    }
 }
 
 pub fn run(args: Args) -> Outcome {
-    let socket = args.socket.unwrap_or_else(default_socket);
+    let socket = args.socket.unwrap_or_else(usual_path);
     let interval = Duration::from_secs_f64(args.interval);
     if args.once || args.json {
         return report(socket, interval, args.json);
@@ -80,7 +98,7 @@ pub fn run(args: Args) -> Outcome {
 
 /// Two looks, and what they say.
 fn report(socket: PathBuf, interval: Duration, json: bool) -> Outcome {
-    let look = || scrape(&socket).map_err(|error| Failed { socket: socket.clone(), error });
+    let look = || scrape(&socket).map_err(|error| Failed::new(&socket, error));
     let (before, began) = (look()?, Instant::now());
     sleep(interval);
     let (now, seconds) = (look()?, began.elapsed().as_secs_f64());
@@ -160,13 +178,6 @@ impl Looks {
     }
 }
 
-/// `$XDG_RUNTIME_DIR/penstock.sock`, else `/run/penstock/penstock.sock`.
-fn default_socket() -> PathBuf {
-    let own = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
-    let own = own.filter(|own| own.is_absolute() && own.is_dir());
-    own.map_or("/run/penstock/penstock.sock".into(), |own| own.join("penstock.sock"))
-}
-
 #[cfg(test)]
 mod tests {
     use std::io::{BufRead, BufReader};
@@ -200,7 +211,9 @@ mod tests {
         report(socket.clone(), Duration::from_millis(1), true).unwrap();
         assert_eq!(server.join().unwrap(), ["GET /metrics HTTP/1.1\r\n"; 2]);
         let error = report(socket.clone(), Duration::ZERO, true).unwrap_err();
-        assert!(error.to_string().contains("nobody answers"), "{error}");
+        let (error, path) = (error.to_string(), socket.to_str().unwrap());
+        let said = ["nobody answers at", path, "`penstock serve`", "--socket"];
+        assert!(said.iter().all(|words| error.contains(words)), "{error}");
     }
 
     #[test]

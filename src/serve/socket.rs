@@ -100,20 +100,28 @@ pub enum Fate {
     Taken,
 }
 
-/// Without --socket: `$XDG_RUNTIME_DIR/penstock.sock`, else `/run/penstock/penstock.sock`, whose
-/// folder is made.
-pub fn default_path() -> Result<PathBuf, SocketError> {
-    const SHARED: &str = "/run/penstock";
+/// The folder of a user who has none of their own.
+const SHARED: &str = "/run/penstock";
+
+/// Where a server is without --socket, for it and for those who look for it:
+/// `$XDG_RUNTIME_DIR/penstock.sock`, else `/run/penstock/penstock.sock`.
+pub fn usual_path() -> PathBuf {
     let own = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
-    if let Some(own) = own.filter(|own| own.is_absolute() && own.is_dir()) {
-        return Ok(own.join("penstock.sock"));
+    let own = own.filter(|own| own.is_absolute() && own.is_dir());
+    own.unwrap_or(SHARED.into()).join("penstock.sock")
+}
+
+/// The same for a server that will listen there: the shared folder is made.
+pub fn usual_place() -> Result<PathBuf, SocketError> {
+    let path = usual_path();
+    if path.parent() == Some(Path::new(SHARED)) {
+        match fs::create_dir(SHARED) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(reason) => return Err(SocketError::NoPlace { reason }),
+        }
     }
-    match fs::create_dir(SHARED) {
-        Ok(()) => {}
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-        Err(reason) => return Err(SocketError::NoPlace { reason }),
-    }
-    Ok(Path::new(SHARED).join("penstock.sock"))
+    Ok(path)
 }
 
 impl Owner {

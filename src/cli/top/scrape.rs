@@ -1,24 +1,9 @@
-//! What a server says of itself, fetched and read.
+//! What a server says of itself, read.
 
 use std::collections::BTreeMap;
-use std::io::{self, Read, Write};
-use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::time::Duration;
 
-/// A server between two breaths answers within milliseconds.
-const PATIENCE: Duration = Duration::from_secs(3);
-/// More text than this is not ours.
-const MOST: u64 = 16 << 20;
-
-#[derive(Debug, thiserror::Error)]
-pub enum ScrapeError {
-    #[error("nobody answers ({0})")]
-    Away(#[from] io::Error),
-
-    #[error("what answers is no penstock server: {0}")]
-    Strange(String),
-}
+use crate::serve::fetch::{FetchError, fetch};
 
 /// Samples by name and labels.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -31,60 +16,21 @@ struct Sample {
 }
 
 /// Asks for `/metrics`.
-pub fn scrape(socket: &Path) -> Result<Metrics, ScrapeError> {
-    let mut stream = UnixStream::connect(socket)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
-    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: penstock\r\nConnection: close\r\n\r\n")?;
-    let mut answer = Vec::new();
-    stream.take(MOST).read_to_end(&mut answer)?;
-    parse(&body(&answer)?)
-}
-
-/// The body of an HTTP answer.
-fn body(answer: &[u8]) -> Result<String, ScrapeError> {
-    let strange = |what: &str| ScrapeError::Strange(what.into());
-    let text = String::from_utf8_lossy(answer);
-    let (head, body) = text.split_once("\r\n\r\n").ok_or_else(|| strange("it speaks no HTTP"))?;
-    let mut lines = head.lines();
-    let status = lines.next().unwrap_or_default();
-    if status.split(' ').nth(1) != Some("200") {
-        return Err(ScrapeError::Strange(format!("it answers {status:?}")));
-    }
-    let chunked = lines.any(|line| {
-        let line = line.to_ascii_lowercase();
-        line.starts_with("transfer-encoding:") && line.contains("chunked")
-    });
-    match chunked {
-        false => Ok(body.into()),
-        true => unchunked(body).ok_or_else(|| strange("its answer is cut off")),
-    }
-}
-
-fn unchunked(mut rest: &str) -> Option<String> {
-    let mut whole = String::new();
-    loop {
-        let (size, after) = rest.split_once("\r\n")?;
-        let size = usize::from_str_radix(size.split(';').next()?.trim(), 16).ok()?;
-        if size == 0 {
-            return Some(whole);
-        }
-        whole.push_str(after.get(..size)?);
-        rest = after.get(size..)?.strip_prefix("\r\n")?;
-    }
+pub fn scrape(socket: &Path) -> Result<Metrics, FetchError> {
+    parse(&fetch(socket, "/metrics")?)
 }
 
 /// Reads the text of `serve::metrics`.
-pub fn parse(text: &str) -> Result<Metrics, ScrapeError> {
+pub fn parse(text: &str) -> Result<Metrics, FetchError> {
     let mut metrics = Metrics::default();
     for line in text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
         let (name, sample) =
-            sample(line).ok_or_else(|| ScrapeError::Strange(format!("it says {line:?}")))?;
+            sample(line).ok_or_else(|| FetchError::Strange(format!("it says {line:?}")))?;
         metrics.0.entry(name).or_default().push(sample);
     }
     match metrics.0.contains_key("build_info") {
         true => Ok(metrics),
-        false => Err(ScrapeError::Strange("it does not say what it is".into())),
+        false => Err(FetchError::Strange("it does not say what it is".into())),
     }
 }
 
@@ -214,24 +160,9 @@ mod tests {
     }
 
     #[test]
-    fn answers_come_whole_or_in_chunks() {
-        let whole = format!("HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n{TEXT}");
-        assert_eq!(body(whole.as_bytes()).unwrap(), TEXT);
-        let (one, two) = TEXT.split_at(40);
-        let (a, b) = (one.len(), two.len());
-        let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
-        let chunked = format!("{head}{a:x}\r\n{one}\r\n{b:X};x=y\r\n{two}\r\n0\r\n\r\n");
-        assert_eq!(body(chunked.as_bytes()).unwrap(), TEXT);
-        assert!(body(&chunked.as_bytes()[..120]).is_err());
-    }
-
-    #[test]
     fn strangers_are_known() {
-        for answer in ["", "SSH-2.0-x\r\n\r\n", "HTTP/1.1 404 Not Found\r\n\r\nno"] {
-            assert!(matches!(body(answer.as_bytes()), Err(ScrapeError::Strange(_))), "{answer}");
-        }
         for text in ["", "up 1\n", "penstock_build_info{a=\"b} 1\n", "penstock_build_info x\n"] {
-            assert!(matches!(parse(text), Err(ScrapeError::Strange(_))), "{text}");
+            assert!(matches!(parse(text), Err(FetchError::Strange(_))), "{text}");
         }
     }
 }

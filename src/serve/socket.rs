@@ -62,8 +62,8 @@ pub enum SocketError {
     #[error("another server is being started in the folder of {}; try again", path.display())]
     Busy { path: PathBuf },
 
-    #[error("cannot listen at {place}: {reason}")]
-    Refused { place: String, reason: io::Error },
+    #[error("cannot listen at {place}: {reason}{remedy}")]
+    Refused { place: String, reason: io::Error, remedy: &'static str },
 
     #[error("cannot give {} its mode or owner: {reason}", path.display())]
     Mode { path: PathBuf, reason: io::Error },
@@ -222,7 +222,21 @@ impl SocketFile {
     }
 
     fn refused(&self, reason: io::Error) -> SocketError {
-        SocketError::Refused { place: self.path.display().to_string(), reason }
+        let remedy = match reason.raw_os_error() {
+            Some(libc::EACCES | libc::EPERM) => {
+                "; this user may not use that folder or what lies there, so give another path with \
+                 --socket"
+            }
+            Some(libc::EADDRINUSE) => "; somebody has just put another file there, so try again",
+            Some(libc::EROFS | libc::ENOSPC) => {
+                "; give a path in a folder that can be written to with --socket"
+            }
+            _ if reason.kind() == io::ErrorKind::InvalidInput => {
+                "; give a shorter one with --socket"
+            }
+            _ => "",
+        };
+        SocketError::Refused { place: self.path.display().to_string(), reason, remedy }
     }
 }
 
@@ -256,6 +270,26 @@ impl Drop for Bound {
     }
 }
 
+/// Why a port cannot be had, and what helps.
+fn unopened(address: SocketAddr, reason: io::Error) -> SocketError {
+    let remedy = match reason.raw_os_error() {
+        Some(libc::EADDRNOTAVAIL) => {
+            "; this host has no such address, so give one that `ip address` shows, or 0.0.0.0 for \
+             all it has"
+        }
+        Some(libc::EADDRINUSE) => {
+            "; another program listens there, so stop it or give another port"
+        }
+        Some(libc::EACCES | libc::EPERM) if address.port() < 1024 => {
+            "; ports below 1024 are for programs with the capability CAP_NET_BIND_SERVICE, so give \
+             a higher one"
+        }
+        Some(libc::EAFNOSUPPORT) => "; this host has no addresses of this kind, so give another",
+        _ => "",
+    };
+    SocketError::Refused { place: address.to_string(), reason, remedy }
+}
+
 fn inode(found: &Metadata) -> (u64, u64) {
     (found.dev(), found.ino())
 }
@@ -279,7 +313,7 @@ impl Socket {
             }
             Place::Port(address) => {
                 let listened = Listener::tcp(*address);
-                let refused = |reason| SocketError::Refused { place: address.to_string(), reason };
+                let refused = |reason| unopened(*address, reason);
                 Socket::named(listened.map_err(refused)?).map_err(refused)
             }
         }
@@ -344,6 +378,30 @@ mod tests {
         assert_eq!(bound.fate(), Fate::Taken);
         drop(bound);
         assert!(path.exists(), "another's file was removed");
+    }
+
+    #[test]
+    fn what_cannot_be_opened_says_what_helps() {
+        let open = |address: SocketAddr| match Socket::open(&Place::Port(address)) {
+            Ok(_) => panic!("{address} was opened"),
+            Err(error) => error.to_string(),
+        };
+        // Of the addresses that are set aside for examples, no host has one.
+        let words = open("192.0.2.1:8080".parse().unwrap());
+        assert!(words.contains("cannot listen at 192.0.2.1:8080"), "{words}");
+        assert!(words.contains("no such address"), "{words}");
+        let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let words = open(taken.local_addr().unwrap());
+        assert!(words.contains("another program listens there"), "{words}");
+        // Root may use any, so this is asked of what was refused to somebody else.
+        let refused = || io::Error::from_raw_os_error(libc::EACCES);
+        let words = unopened("127.0.0.1:80".parse().unwrap(), refused()).to_string();
+        assert!(words.contains("below 1024"), "{words}");
+        let words = file("/somewhere/s".into()).refused(refused()).to_string();
+        assert!(words.contains("this user may not") && words.contains("--socket"), "{words}");
+        let folder = tempfile::tempdir().unwrap();
+        let words = file(folder.path().join("x".repeat(200))).bind().unwrap_err().to_string();
+        assert!(words.contains("107 bytes") && words.contains("shorter"), "{words}");
     }
 
     #[test]

@@ -59,6 +59,9 @@ pub struct Limits {
     /// For a body, and bytes per second by which a longer one is allowed longer.
     pub body_time: Duration,
     pub body_rate: usize,
+    /// How long events may not come before the client is told that they will: proxies cut
+    /// connections on which nothing moves.
+    pub silence: Duration,
     /// For a client that takes nothing of an answer.
     pub stalled: Duration,
     /// For a client to hear an answer that ends the connection before its call was read whole.
@@ -80,6 +83,7 @@ impl Default for Limits {
             head_time: Duration::from_secs(10),
             body_time: Duration::from_secs(30),
             body_rate: 16 << 10,
+            silence: Duration::from_secs(15),
             stalled: Duration::from_secs(30),
             linger: Duration::from_secs(5),
             rest: Duration::from_secs(1),

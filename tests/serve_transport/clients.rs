@@ -63,6 +63,24 @@ fn events_come_in_order_and_the_connection_goes_on() {
     house.leave_well();
 }
 
+/// Where an event takes long, a client hears that it is still to come, as often as it takes.
+#[test]
+fn events_that_are_late_are_announced() {
+    let silence = Duration::from_millis(20);
+    let house = house_with(Limits { silence, ..limits() }, |_| {});
+    let mut client = house.connect();
+    client.call("/silence");
+    client.head();
+    while String::from_utf8_lossy(&client.ahead).matches(": waiting\n\n").count() < 3 {
+        assert!(client.more());
+    }
+    let said = String::from_utf8_lossy(&client.ahead);
+    let events: Vec<_> = said.lines().filter(|line| line.starts_with("data")).collect();
+    assert_eq!(events, ["data: 1"], "{said}");
+    drop(client);
+    house.leave_well();
+}
+
 #[test]
 fn a_large_body_arrives_whole() {
     let house = house();

@@ -69,6 +69,9 @@ const PANICKED: Refused = Refused {
     message: "the server failed at this request; its log says where",
 };
 
+/// A comment among events, which clients pass over.
+const WAITING: &[u8] = b": waiting\n\n";
+
 fn said(kind: &str, message: &str) -> Bytes {
     let error = serde_json::json!({ "error": { "message": message, "type": kind } });
     Bytes::from(error.to_string())
@@ -133,6 +136,9 @@ pub async fn answer<H: Handler>(
         Err(refused) => refused,
     };
     drop(held);
+    if let Body::Events(_) = &reply.body {
+        link.watch.spoke();
+    }
     let mut response =
         Response::new(Outgoing { body: Some(reply.body), link, told: server.told() });
     *response.status_mut() = reply.status;
@@ -274,10 +280,15 @@ impl hyper::body::Body for Outgoing {
             }
         };
         match polled {
+            Ok(Poll::Pending) if self.link.watch.is_mute() => {
+                self.link.watch.spoke();
+                Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(WAITING)))))
+            }
             Ok(Poll::Pending) => Poll::Pending,
             Ok(Poll::Ready(Some(bytes))) => {
-                if matches!(self.body, Some(Body::Whole(_))) {
-                    self.body = None;
+                match self.body {
+                    Some(Body::Events(_)) => self.link.watch.spoke(),
+                    _ => self.body = None,
                 }
                 Poll::Ready(Some(Ok(Frame::data(bytes))))
             }

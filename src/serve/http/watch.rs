@@ -42,6 +42,10 @@ pub struct Watch {
     received: Cell<usize>,
     /// Since when the client has taken nothing of what there is for it.
     blocked: Cell<Option<Instant>>,
+    /// Since when an answer of events has said nothing.
+    silent: Cell<Option<Instant>>,
+    /// It has said nothing for so long that it is to say that it goes on.
+    mute: Cell<bool>,
     word: Cell<Option<Word>>,
     waker: RefCell<Option<Waker>>,
     /// Whether hyper holds buffers for it.
@@ -55,6 +59,8 @@ impl Watch {
             since: Cell::new(Instant::now()),
             received: Cell::new(0),
             blocked: Cell::new(None),
+            silent: Cell::new(None),
+            mute: Cell::new(false),
             word: Cell::new(None),
             waker: RefCell::new(None),
             seated: Cell::new(false),
@@ -65,6 +71,19 @@ impl Watch {
         self.phase.set(phase);
         self.since.set(Instant::now());
         self.received.set(0);
+        self.silent.set(None);
+        self.mute.set(false);
+    }
+
+    /// An answer of events begins, or has said something.
+    pub fn spoke(&self) {
+        self.silent.set(Some(Instant::now()));
+        self.mute.set(false);
+    }
+
+    /// Whether an answer that has nothing to say is to say so.
+    pub fn is_mute(&self) -> bool {
+        self.mute.get()
     }
 
     /// So many bytes came.
@@ -124,6 +143,11 @@ impl Watch {
     pub fn look(&self, now: Instant, limits: &Limits) {
         if let Some(word) = self.judge(now, limits) {
             self.say(word);
+        }
+        let silent = |since: Instant| now.saturating_duration_since(since) >= limits.silence;
+        if self.silent.get().is_some_and(silent) {
+            self.mute.set(true);
+            self.wake();
         }
     }
 
@@ -195,6 +219,26 @@ mod tests {
         assert_eq!(after(&watch, 31), Some(Word::Stalled));
         watch.written(true);
         assert_eq!(after(&watch, 31), None);
+    }
+
+    #[test]
+    fn events_that_do_not_come_are_noticed() {
+        let watch = Watch::new();
+        let look = |seconds| {
+            let since = watch.silent.get().unwrap_or(watch.since.get());
+            watch.look(since + Duration::from_secs(seconds), &Limits::default());
+            watch.is_mute()
+        };
+        watch.enter(Phase::Answer);
+        assert!(!look(60), "it may be one that comes whole");
+        watch.spoke();
+        assert!(!look(14));
+        assert!(look(15));
+        watch.spoke();
+        assert!(!look(14));
+        assert!(look(16));
+        watch.enter(Phase::Idle);
+        assert!(!look(16));
     }
 
     #[test]

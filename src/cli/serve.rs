@@ -90,7 +90,6 @@ async fn live(args: Args, mut lead: Lead, queues: Queues) -> Outcome {
     // Held to the end and never taken, so that a second signal finds the first.
     let _stop = Stop::ringing(&bell)?;
     let entrance = Entrance::open(options)?;
-    screen::show(&args, &name, &plan, shown, &entrance)?;
 
     let card = card(&source, &engine);
     let trained = engine.model().config.context;
@@ -114,6 +113,8 @@ async fn live(args: Args, mut lead: Lead, queues: Queues) -> Outcome {
         let opened = service.spill(&folder, room, &queues, listener);
         opened.map_err(|error| format!("--spill: {error}; give less, or another --spill-dir"))?;
     }
+    // Shown when nothing can be refused any more.
+    screen::show(&args, &name, &plan, shown, &entrance)?;
     let traced = Rc::new(Cell::new(false));
     let timeline = timeline.map(|(timeline, tracer)| {
         desk.trace(tracer);

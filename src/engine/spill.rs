@@ -125,15 +125,18 @@ impl Spill {
         listener: impl FnMut(String) + 'static,
     ) -> Result<Spill, SpillError> {
         let slot_bytes = page_bytes.next_multiple_of(SECTOR);
-        let slots = u32::try_from(room / slot_bytes as u64).unwrap_or(u32::MAX);
+        let slots = room / slot_bytes as u64;
         if slots == 0 {
             return Err(SpillError::Small { room, page: slot_bytes as u64 });
         }
         let bell = Bell::new().map_err(SpillError::Bell)?;
         let ear = bell.ear().map_err(SpillError::Bell)?;
         let most_buffers = (BUFFERS / slot_bytes).clamp(FEWEST, MOST);
-        let len = u64::from(slots) * slot_bytes as u64;
+        // All that was asked for, or a folder that has too little would be said to lack less.
+        let len = slots * slot_bytes as u64;
         let disk = Scratch::create(folder, len, most_buffers, &bell)?;
+        // What lies beyond the last slot that has a number is not used.
+        let slots = u32::try_from(slots).unwrap_or(u32::MAX);
         desk.pool.shelve(slots);
         let told = Rc::clone(desk);
         let ear = queues.spawn(queues.staging, async move {

@@ -85,7 +85,8 @@ fn what_cannot_be_spilled_is_refused_with_a_sentence() {
     };
     let folder = disk.path().to_str().unwrap();
     let words = refused("9000TiB", folder);
-    assert!(words.contains("has room for") && words.contains("8.8 PiB"), "{words}");
+    assert!(words.contains("has room for") && words.contains("not for 8.8 PiB"), "{words}");
+    assert_eq!(words.lines().count(), 1, "nothing is shown before: {words}");
     let words = refused("1GiB", "/proc/nowhere");
     assert!(words.contains("/proc/nowhere") && words.contains("--spill-dir"), "{words}");
     assert!(refused("80%", folder).contains("as 64GiB"));

@@ -1,12 +1,10 @@
 //! A server with a smaller model that guesses: the answers of one without.
 
-use std::process::{Command, Stdio};
-
 use penstock::math::Format;
 use penstock::model::synth::Recipe;
 
 use super::answers::{asks, compare};
-use super::server::Server;
+use super::server::{Server, least_memory, refused};
 
 #[test]
 fn a_server_that_drafts_answers_as_one_that_does_not() {
@@ -22,42 +20,25 @@ fn a_server_that_drafts_answers_as_one_that_does_not() {
     server.is_empty();
 }
 
-/// What a server says that does not start.
-fn refused(args: &[&str]) -> String {
-    let folder = tempfile::tempdir().unwrap();
-    let output = Command::new(env!("CARGO_BIN_EXE_penstock"))
-        .args(["serve", "demo", "--cores", "1", "--socket"])
-        .arg(folder.path().join("socket"))
-        .args(args)
-        .stdin(Stdio::null())
-        .output()
-        .unwrap();
-    let said = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(1), "{said}");
-    assert_eq!(said.lines().count(), 1, "{said}");
-    said
-}
-
 #[test]
 fn what_cannot_draft_is_refused_in_a_sentence() {
     let folder = tempfile::tempdir().unwrap();
     let other = folder.path().join("other.gguf");
     let recipe = Recipe::new("tiny-qwen3-30b-a3b", Format::Q4K, None, 0.5, 1).unwrap();
     std::fs::write(&other, recipe.write(Vec::new(), |_| Ok(())).unwrap()).unwrap();
-    let said = refused(&["--draft", other.to_str().unwrap()]);
+    let said = refused("demo", &["--draft", other.to_str().unwrap()]);
     assert!(said.contains("--draft other.gguf: it has ") && said.contains("vocabulary"), "{said}");
-    assert!(refused(&["--draft", "nosuch.gguf"]).contains("nosuch.gguf"));
+    assert!(refused("demo", &["--draft", "nosuch.gguf"]).contains("nosuch.gguf"));
 }
 
 /// Both are within the one budget. What is named when it is too small suffices.
 #[test]
 fn memory_is_for_both() {
     let enough = |args: &[&str]| {
-        let said = refused(args);
-        let size = said.split("with --memory ").nth(1).unwrap_or_else(|| panic!("{said}"));
-        size.split("MiB").next().unwrap().parse::<u64>().unwrap()
+        let size = least_memory("demo", args);
+        size.strip_suffix("MiB").unwrap_or_else(|| panic!("{size}")).parse::<u64>().unwrap()
     };
-    let small = ["--memory", "2MiB", "--context", "1024", "--parallel", "2"];
+    let small = ["--context", "1024", "--parallel", "2"];
     let (one, both) = (enough(&small), enough(&[&small[..], &["--draft", "demo"]].concat()));
     assert!(both > one + one / 4, "{one} MiB for one and {both} MiB for both");
     let memory = format!("{both}MiB");

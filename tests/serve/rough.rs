@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::client::Client;
 use super::crowd::long;
-use super::server::Server;
+use super::server::{Server, least_memory};
 
 #[test]
 fn who_vanishes_leaves_nothing_behind() {
@@ -165,9 +165,9 @@ fn a_bad_disk_takes_no_one_else_along() {
     let path = folder.path().join("tiny.gguf");
     let recipe = Recipe::new("tiny-qwen3-30b-a3b", Format::Q4K, None, 0.5, 1).unwrap();
     fs::write(&path, recipe.write(Vec::new(), |_| Ok(())).unwrap()).unwrap();
-    let memory = least_memory(path.to_str().unwrap());
-    let mut server =
-        Server::start(path.to_str().unwrap(), &["--memory", &memory, "--context", "512"]);
+    let path = path.to_str().unwrap();
+    let memory = least_memory(path, &["--context", "512"]);
+    let mut server = Server::start(path, &["--memory", &memory, "--context", "512"]);
     let good = server.post("/v1/completions", &[], &long(8));
     assert_eq!(good.head.status, 200);
     let pack = folder.path().join("tiny.penstock");
@@ -195,17 +195,6 @@ fn a_bad_disk_takes_no_one_else_along() {
     assert!(lost > 0, "nothing was lost");
     assert_eq!(server.get("/health/live").head.status, 200);
     server.is_empty();
-}
-
-/// The budget that a refusal names.
-pub fn least_memory(model: &str) -> String {
-    let output = std::process::Command::new(env!("CARGO_BIN_EXE_penstock"))
-        .args(["plan", model, "--memory", "1MiB", "--context", "512"])
-        .output()
-        .unwrap();
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    let after = said.split("--memory ").nth(1).unwrap_or_else(|| panic!("{said}"));
-    after.split([' ', ',', ';', '\n']).next().unwrap().to_owned()
 }
 
 #[test]

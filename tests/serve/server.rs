@@ -17,14 +17,63 @@ pub struct Server {
     pub folder: tempfile::TempDir,
     pub model: String,
     args: Vec<String>,
+    /// Blocks of 512 bytes that a file it writes may have.
+    blocks: Option<usize>,
     /// Descriptors it held when it was ready.
     open: usize,
+}
+
+/// The program, whose files may have so many blocks of 512 bytes.
+pub fn penstock(blocks: Option<usize>) -> Command {
+    let program = env!("CARGO_BIN_EXE_penstock");
+    let Some(blocks) = blocks else { return Command::new(program) };
+    let mut command = Command::new("bash");
+    // A block of its `ulimit -f` has 512 bytes in this mode alone.
+    let script = "set -o posix; ulimit -f \"$0\"; exec \"$@\"";
+    command.args(["-c", script, &blocks.to_string(), program]);
+    command
+}
+
+/// What a server says that does not start with these options.
+#[track_caller]
+pub fn refused(model: &str, args: &[&str]) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let output = penstock(None)
+        .args(["serve", model, "--cores", "1", "--socket"])
+        .arg(folder.path().join("socket"))
+        .args(args)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert_eq!(said.lines().count(), 1, "{said}");
+    said
+}
+
+/// The budget that the refusal of too little names: with it, it works.
+#[track_caller]
+pub fn least_memory(model: &str, args: &[&str]) -> String {
+    let said = refused(model, &[args, &["--memory", "1MiB"]].concat());
+    let after = said.split("with --memory ").nth(1).unwrap_or_else(|| panic!("{said}"));
+    after.split([' ', ',', ';', '\n']).next().unwrap().to_owned()
 }
 
 impl Server {
     /// `penstock serve MODEL` with these options.
     #[track_caller]
     pub fn start(model: &str, args: &[&str]) -> Server {
+        Server::start_with(model, args, None)
+    }
+
+    /// One whose files may not grow beyond so many blocks of 512 bytes.
+    #[track_caller]
+    pub fn limited(model: &str, args: &[&str], blocks: usize) -> Server {
+        Server::start_with(model, args, Some(blocks))
+    }
+
+    #[track_caller]
+    fn start_with(model: &str, args: &[&str], blocks: Option<usize>) -> Server {
         let folder = tempfile::tempdir().unwrap();
         let mut args: Vec<String> = args.iter().map(|arg| arg.to_string()).collect();
         // Shards that wait for each other spin, and tests run side by side.
@@ -32,7 +81,7 @@ impl Server {
             args.extend(["--cores".into(), "1".into()]);
         }
         let child = Command::new("true").spawn().unwrap();
-        let mut server = Server { child, folder, model: model.into(), args, open: 0 };
+        let mut server = Server { child, folder, model: model.into(), args, blocks, open: 0 };
         server.again();
         server
     }
@@ -42,7 +91,7 @@ impl Server {
     pub fn again(&mut self) {
         let _ = self.child.wait();
         let log = fs::File::create(self.folder.path().join("log")).unwrap();
-        self.child = Command::new(env!("CARGO_BIN_EXE_penstock"))
+        self.child = penstock(self.blocks)
             .args(["serve", &self.model, "--socket"])
             .arg(self.socket())
             .args(&self.args)

@@ -33,6 +33,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::host::limits;
 use crate::host::topology::Topology;
 use crate::math::IsaChoice;
 use crate::shard::{self, Lead, Seats};
@@ -77,6 +78,7 @@ type Outcome<T = ()> = Result<T, Box<dyn std::error::Error>>;
 struct Usage(&'static str);
 
 pub fn main() -> ExitCode {
+    limits::outlive_large_files();
     let command = match Args::try_parse() {
         Ok(args) => args.command,
         Err(asked) => return explain(&asked),

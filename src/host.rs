@@ -13,7 +13,7 @@
 //! sink      where words go, unwaited for  terminal as a screen
 //! roof      how fast memory is            profile  and a drive           tuning   and what slows it
 //! socket    where others connect          bell     how threads are woken     scratch  what memory
-//!                                                                                 has no room for
+//! limits    what the host allows                                                  has no room for
 //! ```
 
 pub mod arena;
@@ -21,6 +21,7 @@ pub mod bell;
 pub mod crew;
 pub mod direct;
 pub mod drive;
+pub mod limits;
 pub mod mapping;
 pub mod memory;
 pub mod mover;

@@ -12,6 +12,8 @@ mod crowd;
 mod drafts;
 #[path = "serve/foreign.rs"]
 mod foreign;
+#[path = "serve/limits.rs"]
+mod limits;
 #[path = "serve/rough.rs"]
 mod rough;
 #[path = "serve/server.rs"]

@@ -189,17 +189,6 @@ pub fn peer(fd: &impl AsRawFd) -> io::Result<Peer> {
     Ok(Peer { uid: who.uid, gids })
 }
 
-/// Lets this process have as many descriptors as it may, and says how many.
-pub fn raise_descriptors() -> io::Result<u64> {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: a structure that lives through the call.
-    check(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) })?;
-    limit.rlim_cur = limit.rlim_max;
-    // SAFETY: as above.
-    check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) })?;
-    Ok(limit.rlim_cur)
-}
-
 /// A folder that only one process at a time changes. Given back when it is dropped.
 pub struct Locked {
     _folder: std::fs::File,

@@ -14,7 +14,8 @@ use super::http::{Handler, Limits, Server, Tally};
 use super::peer::Allowed;
 use super::socket::{Bound, Fate, Place, Socket, SocketError};
 use super::systemd::{self, Watchdog};
-use crate::host::socket::{Listener, raise_descriptors};
+use crate::host::limits::raise_descriptors;
+use crate::host::socket::Listener;
 use crate::shard::Queues;
 
 /// How a server is to be reached, by whom, and within which limits.

@@ -51,9 +51,6 @@ fn conversations_that_memory_has_no_room_for_come_back() {
 /// A disk that takes no more is a line in the log, and nothing that a client could notice.
 #[test]
 fn a_full_disk_costs_nobody_an_answer() {
-    // SAFETY: no handler; programs that are started from here inherit that it is ignored, and the
-    // limit below is an error to them and not their end.
-    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
     let disk = tempfile::tempdir().unwrap();
     let folder = disk.path().to_str().unwrap();
     let options = ["--context", "1024", "--spill", "64MiB", "--spill-dir", folder];

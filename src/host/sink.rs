@@ -10,7 +10,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::{AsFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
 
@@ -46,10 +46,16 @@ impl Sink {
     /// Writes all of it, however long that takes.
     pub async fn write(&self, mut bytes: Vec<u8>) -> io::Result<()> {
         while !bytes.is_empty() {
+            let before = self.position();
             // The kernel has the bytes while it writes; what it leaves over is sent again.
             match self.0.write_at(bytes.clone(), HERE).await.map_err(plain) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(written) => drop(bytes.drain(..written)),
+                Ok(written) => {
+                    if written < bytes.len() {
+                        self.follow(before, written);
+                    }
+                    bytes.drain(..written);
+                }
                 Err(error) => match error.kind() {
                     io::ErrorKind::Interrupted => {}
                     io::ErrorKind::WouldBlock => sleep(FULL).await,
@@ -58,6 +64,25 @@ impl Sink {
             }
         }
         Ok(())
+    }
+
+    /// Where the file is; `None` for what is nowhere, as a pipe.
+    fn position(&self) -> Option<i64> {
+        // SAFETY: no pointers; the descriptor is open.
+        let at = unsafe { libc::lseek(self.0.as_raw_fd(), 0, libc::SEEK_CUR) };
+        (at >= 0).then_some(at)
+    }
+
+    /// Goes behind what was written. Where a disk is full in the middle of a write, or a file may
+    /// not grow on, the kernel says how much it has written and leaves the file where it was: what
+    /// is left over would go on top of that.
+    fn follow(&self, before: Option<i64>, written: usize) {
+        if let Some(at) = before
+            && self.position() == before
+        {
+            // SAFETY: no pointers; the descriptor is open. One that can say where it is can go on.
+            unsafe { libc::lseek(self.0.as_raw_fd(), at + written as i64, libc::SEEK_SET) };
+        }
     }
 }
 

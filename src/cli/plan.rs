@@ -264,7 +264,7 @@ impl Report<'_> {
         if let Some(knee) = self.knee {
             let why = match knee.fits {
                 true => "everything fits",
-                false => "the disk is as fast as the rest",
+                false => "the disk keeps up",
             };
             writeln!(
                 out,

@@ -109,6 +109,11 @@ impl<'a> Panels<'a> {
         self.cols
     }
 
+    /// Bytes of one panel.
+    pub(super) fn panel_bytes(&self) -> usize {
+        self.size
+    }
+
     /// The number of panels.
     pub fn count(&self) -> usize {
         self.rows.div_ceil(PANEL_ROWS)

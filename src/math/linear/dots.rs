@@ -9,9 +9,10 @@ use super::super::activations::Quantised;
 use super::super::block::Minimum;
 use super::super::panels::Segment;
 use super::super::simd::{Bytes, Ints, Row, Simd, quads};
+use super::ahead::Ahead;
 use super::lanes::{Block, Integers, LaneCodes};
 use super::tile::Tile;
-use crate::base::limits::{LANES, PANEL_ROWS, SMALL_BLOCK, SUPER_BLOCK};
+use crate::base::limits::{LANES, SEGMENT, SMALL_BLOCK, SUPER_BLOCK};
 
 /// `$body` for each run of 32 of a super-block. Runs whose codes lie in the same bytes follow each
 /// other with constant numbers, so that shifts are immediate and a load serves them all; all
@@ -46,19 +47,18 @@ pub(super) use for_runs;
 const QUADS: usize = SMALL_BLOCK / 4;
 
 /// One token's activations in a segment.
+#[repr(align(64))]
 pub(super) struct Act<'a> {
+    /// With an offset: what the sums of runs, or of their halves, start with to make up for it.
+    /// With float minima: the sum of each run. With integer ones: what the pairs of minima are
+    /// multiplied with.
+    sums: [Ints; 2],
     codes: &'a [[u8; 4]],
     scales: &'a [f32],
-    /// What the sums of runs, or of their halves, start with to make up for the codes' offset.
-    start: [Ints; 2],
-    /// Float minima: the sum of each run. Integer ones: what the pairs of minima are multiplied
-    /// with.
-    sums: Ints,
 }
 
 impl<'a> Act<'a> {
-    pub const EMPTY: Act<'static> =
-        Act { codes: &[], scales: &[], start: [[0; LANES]; 2], sums: [0; LANES] };
+    pub const EMPTY: Act<'static> = Act { sums: [[0; LANES]; 2], codes: &[], scales: &[] };
 
     #[inline(always)]
     pub fn set<S: Simd, F: LaneCodes>(
@@ -68,11 +68,10 @@ impl<'a> Act<'a> {
         cols: usize,
         token: usize,
         k0: usize,
-        blocks: usize,
     ) {
-        let (at, len) = (token * cols + k0, blocks * F::LEN);
+        let (at, len) = (token * cols + k0, SEGMENT.min(cols - k0));
         self.codes = quads(&x.codes[at..][..len]);
-        self.scales = &x.scales[at / F::LEN..][..blocks];
+        self.scales = &x.scales[at / F::LEN..][..len / F::LEN];
         if F::OFFSET == 0 && matches!(F::MINIMUM, Minimum::None) {
             return;
         }
@@ -88,18 +87,19 @@ impl<'a> Act<'a> {
         if F::OFFSET != 0 {
             let less = -F::OFFSET & 0xffff;
             if F::HALVES {
-                s.store_int(s.dot_pairs(s.zero(), sums, less), &mut self.start[0]);
-                s.store_int(s.dot_pairs(s.zero(), sums, less << 16), &mut self.start[1]);
+                s.store_int(s.dot_pairs(s.zero(), sums, less), &mut self.sums[0]);
+                s.store_int(s.dot_pairs(s.zero(), sums, less << 16), &mut self.sums[1]);
             } else {
-                s.store_int(s.dot_pairs(s.zero(), sums, less | less << 16), &mut self.start[0]);
+                s.store_int(s.dot_pairs(s.zero(), sums, less | less << 16), &mut self.sums[0]);
             }
         }
+        const { assert!(F::OFFSET == 0 || matches!(F::MINIMUM, Minimum::None), "room for one") };
         let runs = s.dot_pairs(s.zero(), sums, 1 | 1 << 16);
         match F::MINIMUM {
             Minimum::None => {}
-            Minimum::Float => s.store_int(runs, &mut self.sums),
-            Minimum::Integer if F::HALVES => s.store_int(sums, &mut self.sums),
-            Minimum::Integer => s.store_int(s.pair_up(runs), &mut self.sums),
+            Minimum::Float => s.store_int(runs, &mut self.sums[0]),
+            Minimum::Integer if F::HALVES => s.store_int(sums, &mut self.sums[0]),
+            Minimum::Integer => s.store_int(s.pair_up(runs), &mut self.sums[0]),
         }
     }
 }
@@ -111,7 +111,7 @@ pub(super) trait Source<S: Simd>: Copy {
     type Room;
     const ROOM: Self::Room;
 
-    fn block(self, b: usize, room: &mut Self::Room) -> Self::Block;
+    fn block(self, s: S, b: usize, room: &mut Self::Room) -> Self::Block;
     fn quad(s: S, block: Self::Block, group: usize, i: usize, j: usize) -> S::I;
     /// The integer scale of run, or half run, `i`.
     fn k(s: S, block: Self::Block, room: &Self::Room, i: usize) -> S::I;
@@ -148,9 +148,9 @@ impl<'a, S: Simd, F: LaneCodes> Source<S> for Direct<'a, F> {
     const ROOM: Integers = Integers::new();
 
     #[inline(always)]
-    fn block(self, b: usize, room: &mut Integers) -> Block<'a> {
+    fn block(self, s: S, b: usize, room: &mut Integers) -> Block<'a> {
         let block = F::block(self.segment, b);
-        F::integers(block, room);
+        F::integers(s, block, room);
         block
     }
 
@@ -160,13 +160,13 @@ impl<'a, S: Simd, F: LaneCodes> Source<S> for Direct<'a, F> {
     }
 
     #[inline(always)]
-    fn k(s: S, _: Block<'a>, room: &Integers, i: usize) -> S::I {
-        s.widen_i8(&room.k[i])
+    fn k(s: S, block: Block<'a>, room: &Integers, i: usize) -> S::I {
+        s.widen_i8(F::k(block, room, i))
     }
 
     #[inline(always)]
     fn m(s: S, _: Block<'a>, room: &Integers, i: usize) -> S::I {
-        s.or(s.widen_u8(&room.m[2 * i]), s.shl(s.widen_u8(&room.m[2 * i + 1]), 16))
+        room.pair(s, i)
     }
 
     #[inline(always)]
@@ -187,7 +187,7 @@ impl<'a, S: Simd, F: LaneCodes> Source<S> for Unpacked<'a, F> {
     const ROOM: () = ();
 
     #[inline(always)]
-    fn block(self, b: usize, _: &mut ()) -> Opened<'a> {
+    fn block(self, _: S, b: usize, _: &mut ()) -> Opened<'a> {
         let tile = self.tile;
         let count = if F::HALVES { 16 } else { 8 };
         let (k, m) = match F::LEN {
@@ -255,53 +255,6 @@ pub(super) struct Opened<'a> {
     min: &'a Row,
 }
 
-/// Bytes of a cache line.
-pub(super) const LINE: usize = 64;
-
-/// What to fetch while a segment is multiplied: what lies as far from here as the columns that are
-/// being multiplied are from the segment's first.
-#[derive(Clone, Copy)]
-pub(super) struct Ahead {
-    /// To the second level.
-    pub far: Option<*const u8>,
-    /// To the first.
-    pub near: Option<*const u8>,
-}
-
-impl Ahead {
-    pub const NOTHING: Ahead = Ahead { far: None, near: None };
-
-    /// The part that goes with a group of runs of 32 columns, of which `run` is the first.
-    #[inline(always)]
-    fn fetch<F: LaneCodes>(self, run: usize) {
-        let bytes = PANEL_ROWS * F::FORMAT.block_bytes() * SMALL_BLOCK / F::LEN;
-        let lines = (run * bytes..(run + F::GROUP) * bytes).step_by(LINE);
-        if let Some(far) = self.far {
-            lines.clone().for_each(|i| prefetch::<false>(far.wrapping_add(i)));
-        }
-        if let Some(near) = self.near {
-            lines.for_each(|i| prefetch::<true>(near.wrapping_add(i)));
-        }
-    }
-}
-
-/// A hint that a line will be needed, to the first level of cache or to the second. The address
-/// may be any.
-#[inline(always)]
-pub(super) fn prefetch<const FIRST: bool>(at: *const u8) {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: a hint reads nothing and does not fault.
-    unsafe {
-        use std::arch::x86_64::{_MM_HINT_T0, _MM_HINT_T1, _mm_prefetch};
-        match FIRST {
-            true => _mm_prefetch::<_MM_HINT_T0>(at.cast()),
-            false => _mm_prefetch::<_MM_HINT_T1>(at.cast()),
-        }
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = at;
-}
-
 /// One segment's chains for `P` panels and `T` tokens.
 #[inline(always)]
 pub(super) fn segment<S: Simd, F: LaneCodes, W: Source<S>, const P: usize, const T: usize>(
@@ -313,10 +266,19 @@ pub(super) fn segment<S: Simd, F: LaneCodes, W: Source<S>, const P: usize, const
 ) -> [[S::F; T]; P] {
     let mut acc = [[s.splat(0.0); T]; P];
     let mut rooms = [const { W::ROOM }; P];
+    // Cut to what is walked, so that no step needs to look whether it is there.
+    let mut runs: [&[[[u8; 4]; QUADS]]; T] = [&[]; T];
+    let mut scales: [&[f32]; T] = [&[]; T];
+    for t in 0..T {
+        if F::LEN == SMALL_BLOCK {
+            runs[t] = &x[t].codes.as_chunks().0[..blocks];
+        }
+        scales[t] = &x[t].scales[..blocks];
+    }
     for b in 0..blocks {
-        let mut opened = [from[0].block(b, &mut rooms[0]); P];
+        let mut opened = [from[0].block(s, b, &mut rooms[0]); P];
         for p in 1..P {
-            opened[p] = from[p].block(b, &mut rooms[p]);
+            opened[p] = from[p].block(s, b, &mut rooms[p]);
         }
         let isum = match F::LEN {
             SUPER_BLOCK => scaled_dots::<S, F, W, P, T>(s, opened, &rooms, b, x, ahead),
@@ -325,10 +287,10 @@ pub(super) fn segment<S: Simd, F: LaneCodes, W: Source<S>, const P: usize, const
                 let mut sums = [[s.zero(); T]; P];
                 let mut q: [&[[u8; 4]]; T] = [&[]; T];
                 for t in 0..T {
-                    q[t] = &x[t].codes[b * QUADS..][..QUADS];
+                    q[t] = &runs[t][b];
                     if F::OFFSET != 0 {
                         for p in 0..P {
-                            sums[p][t] = s.splat_int(x[t].start[0][b % LANES]);
+                            sums[p][t] = s.splat_int(x[t].sums[0][b % LANES]);
                         }
                     }
                 }
@@ -338,7 +300,7 @@ pub(super) fn segment<S: Simd, F: LaneCodes, W: Source<S>, const P: usize, const
         for p in 0..P {
             let d = W::d(s, opened[p]);
             for t in 0..T {
-                let a = s.splat(x[t].scales[b]);
+                let a = s.splat(scales[t][b]);
                 acc[p][t] = s.fma(s.to_float(isum[p][t]), s.mul(d, a), acc[p][t]);
             }
             match F::MINIMUM {
@@ -346,8 +308,8 @@ pub(super) fn segment<S: Simd, F: LaneCodes, W: Source<S>, const P: usize, const
                 Minimum::Float => {
                     let min = W::min(s, opened[p]);
                     for t in 0..T {
-                        let a = s.splat(x[t].scales[b]);
-                        let sum = s.splat(x[t].sums[b % LANES] as f32);
+                        let a = s.splat(scales[t][b]);
+                        let sum = s.splat(x[t].sums[0][b % LANES] as f32);
                         acc[p][t] = s.fma(sum, s.mul(min, a), acc[p][t]);
                     }
                 }
@@ -359,11 +321,11 @@ pub(super) fn segment<S: Simd, F: LaneCodes, W: Source<S>, const P: usize, const
                         let m = W::m(s, opened[p], &rooms[p], i);
                         for t in 0..T {
                             msum[t] =
-                                s.dot_pairs(msum[t], m, x[t].sums[(b * 8 + i * step) % LANES]);
+                                s.dot_pairs(msum[t], m, x[t].sums[0][(b * 8 + i * step) % LANES]);
                         }
                     }
                     for t in 0..T {
-                        let a = s.splat(x[t].scales[b]);
+                        let a = s.splat(scales[t][b]);
                         acc[p][t] = s.fma(s.to_float(msum[t]), s.mul(min, a), acc[p][t]);
                     }
                 }
@@ -406,7 +368,7 @@ fn scaled_dots<S: Simd, F: LaneCodes, W: Source<S>, const P: usize, const T: usi
             if F::OFFSET != 0 {
                 for t in 0..T {
                     for p in 0..P {
-                        sums[p][t] = s.splat_int(x[t].start[0][(b * 8 + run) % LANES]);
+                        sums[p][t] = s.splat_int(x[t].sums[0][(b * 8 + run) % LANES]);
                     }
                 }
             }
@@ -436,7 +398,7 @@ fn half<S: Simd, F: LaneCodes, W: Source<S>, const P: usize, const T: usize>(
     if F::OFFSET != 0 {
         for t in 0..T {
             for p in 0..P {
-                sums[p][t] = s.splat_int(x[t].start[half][(b * 8 + run) % LANES]);
+                sums[p][t] = s.splat_int(x[t].sums[half][(b * 8 + run) % LANES]);
             }
         }
     }

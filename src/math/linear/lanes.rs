@@ -23,16 +23,29 @@ pub(in crate::math) struct Block<'a> {
     pub high: &'a [Bytes],
 }
 
-/// The integer scales and minima of a super-block, a byte for each row.
+/// The integer scales and minima of a super-block, a byte for each row, four rows of bytes
+/// together.
 pub(in crate::math) struct Integers {
     /// Signed. One for each 16 codes ([`LaneCodes::HALVES`]) or 32.
-    pub k: [[u8; LANES]; 16],
-    pub m: [[u8; LANES]; 16],
+    k: [Bytes; 4],
+    m: [Bytes; 4],
 }
 
 impl Integers {
     pub const fn new() -> Self {
-        Integers { k: [[0; LANES]; 16], m: [[0; LANES]; 16] }
+        Integers { k: [[0; 4 * LANES]; 4], m: [[0; 4 * LANES]; 4] }
+    }
+
+    #[inline(always)]
+    pub fn k(&self, i: usize) -> &[u8; LANES] {
+        &self.k.as_flattened().as_chunks().0[i]
+    }
+
+    /// Two minima, the first in the low half.
+    #[inline(always)]
+    pub fn pair<S: Simd>(&self, s: S, i: usize) -> S::I {
+        let m = self.m.as_flattened().as_chunks().0;
+        s.or(s.widen_u8(&m[2 * i]), s.shl(s.widen_u8(&m[2 * i + 1]), 16))
     }
 }
 
@@ -58,7 +71,13 @@ pub(in crate::math) trait LaneCodes: Codes {
     /// Codes `4j..4j + 4` of run `i` of group `group`.
     fn quad<S: Simd>(s: S, block: Block, group: usize, i: usize, j: usize) -> S::I;
 
-    fn integers(_: Block, _: &mut Integers) {}
+    fn integers<S: Simd>(_: S, _: Block, _: &mut Integers) {}
+
+    /// The integer scale `i`, where `integers` made them.
+    #[inline(always)]
+    fn k<'a>(_: Block<'a>, integers: &'a Integers, i: usize) -> &'a [u8; LANES] {
+        integers.k(i)
+    }
 
     /// The scale `d` of each row.
     #[inline(always)]
@@ -131,6 +150,19 @@ fn bits<S: Simd>(s: S, v: S::I, from: usize, to: usize, mask: u8) -> S::I {
         false => s.shl(v, (to - from) as u32),
     };
     s.and(moved, s.splat_int(each(mask)))
+}
+
+/// Rows of bytes by fours.
+#[inline(always)]
+fn fours(rows: &[[u8; LANES]]) -> &[Bytes] {
+    rows.as_flattened().as_chunks().0
+}
+
+/// Each byte, below 64, less 32.
+#[inline(always)]
+fn less_32<S: Simd>(s: S, v: S::I) -> S::I {
+    let turned = s.xor(v, s.splat_int(each(32)));
+    s.or(turned, s.or(bits(s, turned, 5, 6, 64), bits(s, turned, 5, 7, 128)))
 }
 
 /// Where the low nibbles of 16 bytes are the first 16 codes, the high ones the others.
@@ -276,10 +308,11 @@ impl LaneCodes for Q2K {
     }
 
     #[inline(always)]
-    fn integers(block: Block, out: &mut Integers) {
-        for i in 0..16 {
-            out.k[i] = block.scales[i].map(|s| s & 15);
-            out.m[i] = block.scales[i].map(|s| s >> 4);
+    fn integers<S: Simd>(s: S, block: Block, out: &mut Integers) {
+        for (i, both) in fours(block.scales).iter().enumerate() {
+            let both = s.load_bytes(both);
+            s.store_bytes(bits(s, both, 0, 0, 15), &mut out.k[i]);
+            s.store_bytes(bits(s, both, 4, 0, 15), &mut out.m[i]);
         }
     }
 }
@@ -302,28 +335,29 @@ impl LaneCodes for Q3K {
     }
 
     #[inline(always)]
-    fn integers(block: Block, out: &mut Integers) {
-        for i in 0..16 {
-            for r in 0..LANES {
-                let low = block.scales[i % 8][r] >> (4 * (i / 8)) & 15;
-                let high = block.scales[8 + i % 4][r] >> (2 * (i / 4)) & 3;
-                out.k[i][r] = (low | high << 4).wrapping_sub(32);
-            }
+    fn integers<S: Simd>(s: S, block: Block, out: &mut Integers) {
+        let scales = fours(block.scales);
+        let high = s.load_bytes(&scales[2]);
+        for i in 0..4 {
+            let low = bits(s, s.load_bytes(&scales[i % 2]), i / 2 * 4, 0, 15);
+            let k = s.or(low, bits(s, high, 2 * i, 4, 0x30));
+            s.store_bytes(less_32(s, k), &mut out.k[i]);
         }
     }
 }
 
 /// The six-bit scales and minima of Q4_K and Q5_K.
 #[inline(always)]
-fn six_bits(s: &[[u8; LANES]], out: &mut Integers) {
-    for i in 0..4 {
-        for r in 0..LANES {
-            out.k[i][r] = s[i][r] & 63;
-            out.k[4 + i][r] = s[8 + i][r] & 15 | s[i][r] >> 2 & 0x30;
-            out.m[i][r] = s[4 + i][r] & 63;
-            out.m[4 + i][r] = s[8 + i][r] >> 4 | s[4 + i][r] >> 2 & 0x30;
-        }
-    }
+fn six_bits<S: Simd>(s: S, scales: &[[u8; LANES]], out: &mut Integers) {
+    let scales = fours(scales);
+    let (k, m, high) =
+        (s.load_bytes(&scales[0]), s.load_bytes(&scales[1]), s.load_bytes(&scales[2]));
+    s.store_bytes(bits(s, k, 0, 0, 63), &mut out.k[0]);
+    s.store_bytes(bits(s, m, 0, 0, 63), &mut out.m[0]);
+    let more = s.or(bits(s, high, 0, 0, 15), bits(s, k, 2, 0, 0x30));
+    s.store_bytes(more, &mut out.k[1]);
+    let more = s.or(bits(s, high, 4, 0, 15), bits(s, m, 2, 0, 0x30));
+    s.store_bytes(more, &mut out.m[1]);
 }
 
 impl LaneCodes for Q4K {
@@ -339,8 +373,8 @@ impl LaneCodes for Q4K {
     }
 
     #[inline(always)]
-    fn integers(block: Block, out: &mut Integers) {
-        six_bits(block.scales, out);
+    fn integers<S: Simd>(s: S, block: Block, out: &mut Integers) {
+        six_bits(s, block.scales, out);
     }
 }
 
@@ -360,8 +394,8 @@ impl LaneCodes for Q5K {
     }
 
     #[inline(always)]
-    fn integers(block: Block, out: &mut Integers) {
-        six_bits(block.scales, out);
+    fn integers<S: Simd>(s: S, block: Block, out: &mut Integers) {
+        six_bits(s, block.scales, out);
     }
 }
 
@@ -383,8 +417,8 @@ impl LaneCodes for Q6K {
     }
 
     #[inline(always)]
-    fn integers(block: Block, out: &mut Integers) {
-        out.k.copy_from_slice(block.scales);
+    fn k<'a>(block: Block<'a>, _: &'a Integers, i: usize) -> &'a [u8; LANES] {
+        &block.scales[i]
     }
 }
 
@@ -402,13 +436,13 @@ impl LaneCodes for IQ4XS {
     }
 
     #[inline(always)]
-    fn integers(block: Block, out: &mut Integers) {
+    fn integers<S: Simd>(_: S, block: Block, out: &mut Integers) {
         let high = block.min.as_chunks::<LANES>().0;
         for i in 0..8 {
             for r in 0..LANES {
                 let low = block.scales[i / 2][r] >> (4 * (i % 2)) & 15;
                 let high = high[i / 4][r] >> (2 * (i % 4)) & 3;
-                out.k[i][r] = (low | high << 4).wrapping_sub(32);
+                out.k.as_flattened_mut()[i * LANES + r] = (low | high << 4).wrapping_sub(32);
             }
         }
     }

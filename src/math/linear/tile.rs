@@ -59,16 +59,15 @@ impl Tile {
                 let run = &mut runs[group * F::GROUP + i];
                 fill_run::<S, F>(s, block, [group, i], run)
             });
-            F::integers(block, &mut integers);
+            F::integers(s, block, &mut integers);
             let count = if F::HALVES { 16 } else { 8 };
-            for (k, from) in self.k[b * count..][..count].iter_mut().zip(&integers.k) {
-                s.store_int(s.widen_i8(from), k);
+            for (i, k) in self.k[b * count..][..count].iter_mut().enumerate() {
+                s.store_int(s.widen_i8(F::k(block, &integers, i)), k);
             }
             if F::MINIMUM == Minimum::Integer {
-                let (pairs, _) = integers.m.as_chunks::<2>();
                 let count = count / 2;
-                for (m, [first, next]) in self.m[b * count..][..count].iter_mut().zip(pairs) {
-                    s.store_int(s.or(s.widen_u8(first), s.shl(s.widen_u8(next), 16)), m);
+                for (i, m) in self.m[b * count..][..count].iter_mut().enumerate() {
+                    s.store_int(integers.pair(s, i), m);
                 }
             }
         }

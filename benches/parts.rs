@@ -15,8 +15,8 @@ use penstock::host::roof::Roof;
 use penstock::host::topology::Topology;
 use penstock::math::peak::{Arithmetic, peak_ops};
 use penstock::math::{
-    Activations, AttentionScratch, Columns, Format, IsaChoice, Kernels, KvView, Matrix, Panels,
-    Queries, pack,
+    Activations, AttentionScratch, Columns, Format, IsaChoice, Kernels, KvFormat, KvView, Matrix,
+    Panels, Queries, pack,
 };
 
 /// What one call does, and what the host does of it at most.
@@ -125,7 +125,7 @@ fn attention(c: &mut Criterion) {
     let float = peak_ops(kernels.isa(), Arithmetic::Float32).unwrap_or(f64::NAN);
     let d = 128;
     // Positions of a prompt or one of an answer, and the heads that share the keys.
-    for (rows, heads, len) in [
+    let cases = [
         (1, 1, 128),
         (1, 1, 4096),
         (1, 8, 128),
@@ -133,14 +133,17 @@ fn attention(c: &mut Criterion) {
         (8, 8, 512),
         (8, 8, 2048),
         (64, 1, 2048),
-    ] {
+    ];
+    let formats = KvFormat::ALL.into_iter();
+    for (format, (rows, heads, len)) in formats.flat_map(|kv| cases.map(|case| (kv, case))) {
         // A page holds those of all layers: pages of a layer do not follow each other.
         let layers = 24;
         let pages: Vec<u32> = (0..(len / PAGE) as u32).collect();
-        let page_floats = layers * 2 * d * PAGE;
+        let room = format.room(d);
+        let page_floats = layers * 2 * room;
         let arena: Vec<f32> = (0..pages.len() * page_floats).map(|i| (i % 97) as f32).collect();
-        let kv =
-            KvView { arena: &arena, pages: &pages, page_floats, k_at: 0, v_at: d * PAGE, d, dv: d };
+        let (arena, pages) = (&arena[..], &pages[..]);
+        let kv = KvView { format, arena, pages, page_floats, k_at: 0, v_at: room, d, dv: d };
         let q: Vec<f32> = (0..rows * heads * d).map(|i| (i as f32).cos()).collect();
         let (mut out, mut scratch) = (vec![0.0; q.len()], AttentionScratch::new());
         let end = len + 1 - rows;
@@ -154,12 +157,12 @@ fn attention(c: &mut Criterion) {
             sinks: None,
         };
         let work = Work {
-            bytes: (len * 2 * d * 4) as u64,
+            bytes: (len / PAGE * 2 * room * 4) as u64,
             operations: (end..=len).map(|seen| (seen * heads * 4 * d) as u64).sum(),
             read: roof.read(1).expect("one thread was measured"),
             peak: float,
         };
-        let name = format!("{rows} x {heads} queries, {len} positions");
+        let name = format!("{rows} x {heads} queries, {len} positions in {format}");
         measure(c, "attend", &name, &work, || {
             kernels.attend(&queries, &kv, &mut Columns::whole(&mut out, heads * d), &mut scratch);
         });

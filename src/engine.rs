@@ -36,7 +36,7 @@ use crate::base::units::Bytes;
 use crate::host;
 use crate::host::arena::{Arena, ArenaError, Region};
 use crate::host::ring::RingError;
-use crate::math::{IsaChoice, IsaError, Kernels};
+use crate::math::{IsaChoice, IsaError, Kernels, KvFormat};
 use crate::model::sampling::ParamError;
 use crate::model::{KvShape, Model};
 use crate::shard::{self, Lead};
@@ -108,9 +108,11 @@ pub enum Error {
     Lost(String),
 }
 
-/// How an engine computes. No choice here changes a bit of any answer.
+/// How an engine computes. No choice here but `kv` changes a bit of any answer.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
+    /// What keys and values are kept in.
+    pub kv: KvFormat,
     pub isa: IsaChoice,
     /// Prompt tokens that enter one step, of all sessions together, at least 1.
     pub prefill_chunk: usize,
@@ -127,6 +129,7 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Options {
         Options {
+            kv: KvFormat::F32,
             isa: IsaChoice::Auto,
             prefill_chunk: 512,
             context: None,
@@ -161,7 +164,7 @@ impl Engine {
 
     /// An engine on the shards that `lead` leads.
     pub fn seated(model: Rc<Model>, options: Options, lead: Lead) -> Result<Engine, Error> {
-        let kv = KvShape::new(&model.config);
+        let kv = KvShape::new(&model.config, options.kv);
         let context = plan_context(&model, &kv, options.context)?;
         let home = plan_home(&model, page_bytes(&kv, context), options.room)?;
         let options = Options { context: Some(context), ..options };
@@ -170,7 +173,7 @@ impl Engine {
 
     fn with(model: Rc<Model>, options: Options, lead: Lead, store: Store) -> Result<Engine, Error> {
         let kernels = Kernels::new(options.isa)?;
-        let kv = KvShape::new(&model.config);
+        let kv = KvShape::new(&model.config, options.kv);
         let context = plan_context(&model, &kv, options.context)?;
         let pages = context.div_ceil(PAGE);
         let kv_bytes = page_bytes(&kv, context);
@@ -341,7 +344,7 @@ impl Engine {
 
 /// Bytes of the pages for so many positions.
 fn page_bytes(kv: &KvShape, context: usize) -> u64 {
-    (context.div_ceil(PAGE) * kv.page_floats * size_of::<f32>()) as u64
+    context.div_ceil(PAGE) as u64 * kv.page_bytes()
 }
 
 /// Memory that is left for everything but weights and pages: activations, the program, the host.
@@ -380,7 +383,7 @@ const PAGE_ALIGN: usize = 64;
 
 /// How many positions to make room for.
 fn plan_context(model: &Model, kv: &KvShape, asked: Option<usize>) -> Result<usize, Error> {
-    let page_bytes = (kv.page_floats * size_of::<f32>()) as u64;
+    let page_bytes = kv.page_bytes();
     let free = host::memory::available();
     let fits = |bytes: u64| (bytes / page_bytes.max(1)).min(1 << 26) as usize * PAGE;
     match asked {

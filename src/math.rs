@@ -7,6 +7,7 @@
 //! ```text
 //! format, matrix, panels,       what is multiplied, and where the result goes
 //!   activations, columns
+//! pages                         how keys and values lie in a page, as f32 or in 8 bits
 //! block, float                  what the bits of a weight mean
 //! linear, elementwise,          the kernels, written once for sixteen lanes (simd)
 //!   attention
@@ -42,6 +43,7 @@ mod kernels;
 mod linear;
 mod matrix;
 mod oracle;
+mod pages;
 mod panels;
 pub mod peak;
 mod router;
@@ -57,13 +59,14 @@ mod avx512;
 mod rooms;
 
 pub use activations::{ActivationShares, Activations, Forms, RowsMut};
-pub use attention::{AttentionScratch, KvView, Queries, store_k, store_v};
+pub use attention::{AttentionScratch, Queries};
 pub use columns::{Columns, MAX_PARTS, Shares};
 pub use dequantise::dequantise;
 pub use format::Format;
 pub use isa::{Isa, IsaChoice, IsaError};
 pub use kernels::{Kernels, RopeStyle};
 pub use matrix::{BlockScales, Matrix, MatrixError};
+pub use pages::{KvFormat, KvFormatError, KvView, Store};
 pub use panels::{Panels, pack};
 pub use router::top_k;
 

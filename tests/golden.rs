@@ -3,8 +3,8 @@
 //! constant of `exp`), a compiler or a library cannot move oracle and kernels together.
 
 use penstock::math::{
-    Activations, AttentionScratch, Columns, Format, IsaChoice, Kernels, KvView, Matrix, Panels,
-    Queries, RopeStyle, pack,
+    Activations, AttentionScratch, Columns, Format, IsaChoice, Kernels, KvFormat, KvView, Matrix,
+    Panels, Queries, RopeStyle, Store, pack,
 };
 
 /// Sixteen bits at a time from a fixed stream.
@@ -87,14 +87,30 @@ fn products(kernels: &Kernels, format: Format) -> u64 {
 }
 
 /// A query over 2,500 positions: three segments of context, a window that begins in the first.
-fn attention(kernels: &Kernels) -> u64 {
+fn attention(kernels: &Kernels, kv: KvFormat) -> u64 {
     let (d, dv, len) = (24, 40, 2500usize);
     let mut stream = Stream(99);
-    let page_floats = 16 * (d + dv);
+    let (key_room, value_room) = (kv.room(d), kv.room(dv));
+    let page_floats = key_room + value_room;
     let pages: Vec<u32> = (0..len.div_ceil(16) as u32).rev().collect();
-    let arena = stream.values(pages.len() * page_floats);
+    let numbers = stream.values(pages.len() * 16 * (d + dv));
     let query = stream.values(d);
-    let kv = KvView { arena: &arena, pages: &pages, page_floats, k_at: 0, v_at: 16 * d, d, dv };
+    let arena = match kv {
+        KvFormat::F32 => numbers,
+        KvFormat::Int8 => {
+            let mut arena = vec![0.0; pages.len() * page_floats];
+            let mut store = Store { kernels, format: kv, codes: &mut Vec::new() };
+            for (i, vectors) in numbers.chunks_exact(d + dv).enumerate() {
+                let page = &mut arena[i / 16 * page_floats..][..page_floats];
+                let (keys, values) = page.split_at_mut(key_room);
+                store.key(keys, i % 16, &vectors[..d]);
+                store.value(values, i % 16, &vectors[d..]);
+            }
+            arena
+        }
+    };
+    let (arena, pages) = (&arena[..], &pages[..]);
+    let kv = KvView { format: kv, arena, pages, page_floats, k_at: 0, v_at: key_room, d, dv };
     let mut out = vec![0.0; dv];
     let mut scratch = AttentionScratch::new();
     let queries = Queries {
@@ -144,7 +160,9 @@ fn the_bits_are_what_they_were() {
         for (format, expected) in Format::ALL.into_iter().zip(PRODUCTS) {
             check(format.to_string(), products(&kernels, format), expected);
         }
-        check("attention".into(), attention(&kernels), ATTENTION);
+        for (kv, expected) in KvFormat::ALL.into_iter().zip(ATTENTION) {
+            check(format!("attention over {kv}"), attention(&kernels, kv), expected);
+        }
         check("pieces".into(), pieces(&kernels), PIECES);
     }
     assert!(wrong.is_empty(), "{} of {checked}:\n{}", wrong.len(), wrong.join("\n"));
@@ -170,5 +188,6 @@ const PRODUCTS: [u64; 17] = [
     0x9629a84728d2ac5d, // IQ4_XS
     0x4b70048cde2a6ebe, // MXFP4
 ];
-const ATTENTION: u64 = 0xefe0b9da47a0f8c8;
+/// In the order of [`KvFormat::ALL`].
+const ATTENTION: [u64; 2] = [0xefe0b9da47a0f8c8, 0x4bc0585da4f9ea46];
 const PIECES: u64 = 0x4513d90bbbfe339d;

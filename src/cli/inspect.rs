@@ -5,7 +5,9 @@ use std::io::{self, Write};
 use serde_json::{Value, json};
 
 use super::{Outcome, counted, open};
+use crate::base::limits::PAGE;
 use crate::base::units::{Bytes, Count};
+use crate::math::KvFormat;
 use crate::model::config::{
     Activation, AttentionKind, Config, Experts, Ffn, QkNorm, Scaling, Score,
 };
@@ -59,8 +61,7 @@ impl Report<'_> {
     }
 
     fn kv_bytes(&self) -> u64 {
-        let kv = KvShape::new(self.config);
-        (kv.page_floats / crate::base::limits::PAGE * size_of::<f32>()) as u64
+        KvShape::new(self.config, KvFormat::F32).page_bytes() / PAGE as u64
     }
 
     fn lines(&self) -> Vec<(&'static str, String)> {

@@ -1,8 +1,7 @@
 //! Attention over paged keys and values, written once for all instruction sets.
 //!
-//! A page holds 16 positions: its keys as `[d][16]`, so that one vector holds one dimension of 16
-//! keys, its values as `[16][dv]`. The query sees positions `first..len`; nothing outside them is
-//! ever added, whatever the pages hold there.
+//! A page holds 16 positions, as `pages.rs` lays them out. The query sees positions `first..len`;
+//! nothing outside them is ever added, whatever the pages hold there.
 //!
 //! The whole order (it extends the numbers contract):
 //!
@@ -29,6 +28,25 @@
 //! `max(x, y)` is `if x > y { x } else { y }`. Blocks and segments lie at absolute positions, so
 //! prefill in any chunks, a reused prefix and decode take the same steps for the same query.
 //!
+//! Pages in int8. The numbers contract allows a quantised cache as a named option alone; this one
+//! is `--kv int8`. A key is quantised once, when it is stored, whole and alone, and so is a value:
+//!
+//! ```text
+//! amax  = max |x|                                     over the vector; a NaN makes it NaN
+//! scale = amax / 127
+//! code  = round_ties_even(x · (127 / amax)), within ±127;  0 where amax is 0
+//! ```
+//!
+//! as activations are (the head of `math.rs` says what becomes of infinities). With codes for k and
+//! v, scales a[i] of the keys and b[i] of the values, two lines of the order are others:
+//!
+//! ```text
+//!         s[i]  = (Σ_d fma(q[d], k[d][i], ·) from 0, ascending d) · (a[i] · scale)
+//!         o[j]  = o[j] · c, then fma(p[i] · b[i], v[i][j], o[j]) for each seen i, ascending
+//! ```
+//!
+//! A number that is not finite makes its vector's scale so, and with it whatever sees the position.
+//!
 //! Queries know nothing of each other, so many walk together (a tile): those of all heads that
 //! share the keys, at consecutive positions. A vector of keys or values, once loaded, then serves
 //! as many queries as there are registers for. For each of them the order above is kept to the
@@ -46,52 +64,11 @@ use block::{Scores, State, Tile};
 
 use super::columns::Columns;
 use super::elementwise::{divide, exp_one, scale};
+use super::pages::{Cell, KvFormat, KvView};
 use super::simd::Simd;
 use crate::base::limits::{ATTENTION_BLOCK, ATTENTION_SEGMENT, ATTENTION_TILE, LANES, PAGE};
 
 const PAGES: usize = ATTENTION_BLOCK / PAGE;
-
-/// The keys and values of one head, in pages of an arena. Page p's floats start at
-/// `pages[p] * page_floats`, its keys (`[d][16]`) lie `k_at` further on, its values (`[16][dv]`)
-/// `v_at` further on. Only pages of positions that the query sees are looked up.
-#[derive(Clone, Copy, Debug)]
-pub struct KvView<'a> {
-    pub arena: &'a [f32],
-    pub pages: &'a [u32],
-    pub page_floats: usize,
-    pub k_at: usize,
-    pub v_at: usize,
-    pub d: usize,
-    pub dv: usize,
-}
-
-impl<'a> KvView<'a> {
-    #[inline(always)]
-    pub(super) fn keys(&self, page: usize) -> &'a [f32] {
-        let at = self.pages[page] as usize * self.page_floats + self.k_at;
-        &self.arena[at..at + self.d * PAGE]
-    }
-
-    #[inline(always)]
-    pub(super) fn values(&self, page: usize) -> &'a [f32] {
-        let at = self.pages[page] as usize * self.page_floats + self.v_at;
-        &self.arena[at..at + self.dv * PAGE]
-    }
-}
-
-/// Writes the key of one position into the keys (`[d][16]`) of its page.
-pub fn store_k(keys: &mut [f32], slot: usize, key: &[f32]) {
-    assert!(slot < PAGE && keys.len() == key.len() * PAGE, "a key has its slot in the page");
-    for (lanes, k) in keys.chunks_exact_mut(PAGE).zip(key) {
-        lanes[slot] = *k;
-    }
-}
-
-/// Writes the value of one position into the values (`[16][dv]`) of its page.
-pub fn store_v(values: &mut [f32], slot: usize, value: &[f32]) {
-    assert!(slot < PAGE && values.len() == value.len() * PAGE, "a value has its slot in the page");
-    values[slot * value.len()..][..value.len()].copy_from_slice(value);
-}
 
 /// Queries of the heads that share a key-value head, at consecutive positions of one sequence.
 #[derive(Clone, Copy, Debug)]
@@ -164,16 +141,30 @@ pub(super) fn attend<S: Simd>(
 ) {
     assert_eq!(out.cols(), queries.heads * kv.dv, "each head has its place in the output");
     assert!(queries.sinks.is_none_or(|sinks| sinks.len() == queries.heads), "a sink by head");
+    match kv.format {
+        KvFormat::F32 => tiles::<S, f32>(s, queries, kv, out, scratch),
+        KvFormat::Int8 => tiles::<S, u8>(s, queries, kv, out, scratch),
+    }
+}
+
+#[inline(always)]
+fn tiles<S: Simd, C: Cell>(
+    s: S,
+    queries: &Queries,
+    kv: &KvView,
+    out: &mut Columns,
+    scratch: &mut AttentionScratch,
+) {
     let count = out.rows() * queries.heads;
     for first in (0..count).step_by(ATTENTION_TILE) {
         let tile = Tile::new(queries, kv, first, ATTENTION_TILE.min(count - first));
-        walk(s, &tile, out, scratch);
+        walk::<S, C>(s, &tile, out, scratch);
     }
 }
 
 /// Attention of the queries of a tile.
 #[inline(always)]
-fn walk<S: Simd>(s: S, tile: &Tile, out: &mut Columns, scratch: &mut AttentionScratch) {
+fn walk<S: Simd, C: Cell>(s: S, tile: &Tile, out: &mut Columns, scratch: &mut AttentionScratch) {
     let (count, dv, sinks) = (tile.count, tile.kv.dv, tile.queries.sinks);
     tile.pack::<S>(&mut scratch.q);
     let room = tile.room();
@@ -190,7 +181,7 @@ fn walk<S: Simd>(s: S, tile: &Tile, out: &mut Columns, scratch: &mut AttentionSc
         let mut part = State::NONE;
         let mut block = segment.start / ATTENTION_BLOCK * ATTENTION_BLOCK;
         while block < segment.end {
-            tile.block(s, block, q, p, o, &mut part);
+            tile.block::<S, C>(s, block, q, p, o, &mut part);
             block += ATTENTION_BLOCK;
         }
         for i in 0..count {

@@ -112,8 +112,8 @@ fn chunk(x: &[f32], i: usize) -> &Row {
 }
 
 #[inline(always)]
-pub(super) fn padded(tail: &[f32]) -> Row {
-    let mut row = [0.0; LANES];
+pub(super) fn padded<T: Copy + Default>(tail: &[T]) -> [T; LANES] {
+    let mut row = [T::default(); LANES];
     row[..tail.len()].copy_from_slice(tail);
     row
 }
@@ -276,21 +276,15 @@ pub(super) fn quantise<S: Simd>(
     let codes = codes.chunks_exact_mut(block);
     let sums = sums.chunks_exact_mut(block / 32);
     for (((x, codes), sums), scale) in x.chunks_exact(block).zip(codes).zip(sums).zip(scales) {
-        // The bits of |x| are ordered as |x| is, and NaN comes last: it is not lost.
-        let mut largest = 0;
-        for x in x {
-            largest = largest.max(x.to_bits() & 0x7fff_ffff);
-        }
-        let amax = f32::from_bits(largest);
-        *scale = amax / 127.0;
-        let inverse = if amax == 0.0 { 0.0 } else { 127.0 / amax };
+        let inverse;
+        (*scale, inverse) = scale_of(x);
         let (runs, _) = x.as_chunks::<32>();
         let (codes, _) = codes.as_chunks_mut::<32>();
         for ((x, codes), pair) in runs.iter().zip(codes).zip(sums) {
             let mut sum = [0i32; 2];
             for half in 0..2 {
                 for j in half * 16..half * 16 + 16 {
-                    let q = (x[j] * inverse).round_ties_even().clamp(-127.0, 127.0) as i32;
+                    let q = code_of(x[j], inverse);
                     codes[j] = q as i8;
                     sum[half] += q;
                 }
@@ -298,6 +292,34 @@ pub(super) fn quantise<S: Simd>(
             *pair = sum[0] & 0xffff | sum[1] << 16;
         }
     }
+}
+
+/// All of `x → 8 bits` with one scale, of any length.
+#[inline(always)]
+pub(super) fn quantise_whole<S: Simd>(_: S, x: &[f32], codes: &mut [i8], scale: &mut f32) {
+    assert_eq!(x.len(), codes.len(), "slices agree in length");
+    let inverse;
+    (*scale, inverse) = scale_of(x);
+    for (code, x) in codes.iter_mut().zip(x) {
+        *code = code_of(*x, inverse) as i8;
+    }
+}
+
+/// The scale of numbers in 8 bits, and what brings them there.
+#[inline(always)]
+fn scale_of(x: &[f32]) -> (f32, f32) {
+    // The bits of |x| are ordered as |x| is, and NaN comes last: it is not lost.
+    let mut largest = 0;
+    for x in x {
+        largest = largest.max(x.to_bits() & 0x7fff_ffff);
+    }
+    let amax = f32::from_bits(largest);
+    (amax / 127.0, if amax == 0.0 { 0.0 } else { 127.0 / amax })
+}
+
+#[inline(always)]
+fn code_of(x: f32, inverse: f32) -> i32 {
+    (x * inverse).round_ties_even().clamp(-127.0, 127.0) as i32
 }
 
 #[inline(always)]

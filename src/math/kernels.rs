@@ -1,12 +1,13 @@
 //! The kernels of the chosen instruction set, behind one safe door.
 
 use super::activations::{Activations, Tokens};
-use super::attention::{AttentionScratch, KvView, Queries};
+use super::attention::{AttentionScratch, Queries};
 use super::columns::Columns;
 #[cfg(target_arch = "x86_64")]
 use super::isa::{Amx, Avx2, Avx512};
 use super::isa::{Isa, IsaChoice, IsaError};
 use super::oracle;
+use super::pages::KvView;
 use super::panels::Panels;
 
 /// How a rotary embedding pairs dimensions.
@@ -99,6 +100,11 @@ impl Kernels {
         scales: &mut [f32],
     ) {
         call!(self, quantise(x, block, codes, sums, scales))
+    }
+
+    /// All of `x →` codes and one scale.
+    pub(super) fn quantise_whole(&self, x: &[f32], codes: &mut [i8], scale: &mut f32) {
+        call!(self, quantise_whole(x, codes, scale))
     }
 
     /// `x / sqrt(mean(x²) + eps) · weight`: the scale is rounded, then each of the two products.

@@ -186,30 +186,37 @@ pub(super) fn quantise(
     sums: &mut [i32],
     scales: &mut [f32],
 ) {
-    codes.fill(0);
     sums.fill(0);
     for b in 0..scales.len() {
-        let x = &x[b * block..(b + 1) * block];
-        let mut amax = 0.0f32;
-        for x in x {
-            // A NaN takes the scale, and so the whole result, with it.
-            if x.abs() > amax || x.is_nan() {
-                amax = x.abs();
-            }
-            if amax.is_nan() {
-                break;
-            }
+        quantise_whole(
+            &x[b * block..(b + 1) * block],
+            &mut codes[b * block..(b + 1) * block],
+            &mut scales[b],
+        );
+    }
+    for (at, code) in codes.iter().enumerate() {
+        let sum = get_half(sums[at / 32], at / 16 % 2) + *code as i32;
+        put_half(&mut sums[at / 32], at / 16 % 2, sum);
+    }
+}
+
+pub(super) fn quantise_whole(x: &[f32], codes: &mut [i8], scale: &mut f32) {
+    assert_eq!(x.len(), codes.len(), "slices agree in length");
+    let mut amax = 0.0f32;
+    for x in x {
+        // A NaN takes the scale, and so the whole result, with it.
+        if x.abs() > amax || x.is_nan() {
+            amax = x.abs();
         }
-        scales[b] = amax / 127.0;
-        for (i, x) in x.iter().enumerate() {
-            let q = if amax == 0.0 { 0.0 } else { (x * (127.0 / amax)).round_ties_even() };
-            // Out of range only where 127 / amax is infinite; 0 · infinity is taken as 0.
-            let q = q.clamp(-127.0, 127.0) as i32;
-            let at = b * block + i;
-            codes[at] = q as i8;
-            let sum = get_half(sums[at / 32], at / 16 % 2) + q;
-            put_half(&mut sums[at / 32], at / 16 % 2, sum);
+        if amax.is_nan() {
+            break;
         }
+    }
+    *scale = amax / 127.0;
+    for (i, x) in x.iter().enumerate() {
+        let q = if amax == 0.0 { 0.0 } else { (x * (127.0 / amax)).round_ties_even() };
+        // Out of range only where 127 / amax is infinite; 0 · infinity is taken as 0.
+        codes[i] = q.clamp(-127.0, 127.0) as i8;
     }
 }
 

@@ -5,7 +5,7 @@
 
 use super::activations::{Activations, Quantised, Tokens};
 use super::amx::{self, Ranges, Registers};
-use super::attention::{self, AttentionScratch, KvView, Queries};
+use super::attention::{self, AttentionScratch, Queries};
 use super::block::{Codes, with_codes};
 use super::columns::Columns;
 use super::elementwise;
@@ -13,6 +13,7 @@ use super::float::{self, Float};
 use super::format::Format;
 use super::isa::{Amx, Avx2, Avx512};
 use super::linear::{self, LaneCodes};
+use super::pages::KvView;
 use super::panels::Panels;
 
 macro_rules! kernels {
@@ -51,6 +52,7 @@ macro_rules! room {
                     x: &[f32], block: usize,
                     codes: &mut [i8], sums: &mut [i32], scales: &mut [f32]
                 );
+                elementwise::quantise_whole(x: &[f32], codes: &mut [i8], scale: &mut f32);
                 elementwise::rope_interleaved(x: &mut [f32], cos: &[f32], sin: &[f32]);
                 elementwise::rope_halves(x: &mut [f32], cos: &[f32], sin: &[f32]);
                 attention::attend(
@@ -146,6 +148,7 @@ impl Amx {
         rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]);
         rms_norm_in_place(x: &mut [f32], weight: &[f32], eps: f32);
         quantise(x: &[f32], block: usize, codes: &mut [i8], sums: &mut [i32], scales: &mut [f32]);
+        quantise_whole(x: &[f32], codes: &mut [i8], scale: &mut f32);
         rope_interleaved(x: &mut [f32], cos: &[f32], sin: &[f32]);
         rope_halves(x: &mut [f32], cos: &[f32], sin: &[f32]);
         attend(

@@ -6,13 +6,13 @@
 
 use std::ops::Range;
 
-use super::compute::{Compute, Product, Stage, To, Weights, product};
+use super::compute::{Compute, Hand, Product, Stage, To, Weights, product};
 use super::config::{Attention as Shape, AttentionKind, Config, QkNorm, RopeTable};
 use super::kv::KvShape;
 use super::parts::{Attention, Grouped, Latent, LatentQuery, LowRank};
 use crate::base::limits::{ATTENTION_TILE, PAGE};
 use crate::math::{
-    Activations, Columns, Forms, KvView, MAX_PARTS, Queries, Shares, store_k, store_v,
+    Activations, Columns, Forms, Kernels, KvView, MAX_PARTS, Queries, Shares, Store,
 };
 
 /// A token of the batch: where it stands in its own sequence.
@@ -60,19 +60,28 @@ impl Context<'_> {
     /// Each head's part of every page, to be written.
     fn heads_of<'b>(&self, arena: &'b mut [f32]) -> Shares<'b> {
         let (from, to) = (self.kv.k_at(self.layer, 0), self.kv.k_at(self.layer, self.kv.heads));
-        Shares::within(arena, self.kv.page_floats, from..to, (to - from) / self.kv.heads)
+        Shares::within(arena, self.kv.page_floats, from..to, self.kv.head_floats())
     }
 
-    fn store(&self, head: &mut Columns, place: &Place, key: &[f32], value: &[f32]) {
+    /// What writes into pages.
+    fn store<'b>(&self, kernels: &'b Kernels, hand: &'b mut Hand) -> Store<'b> {
+        Store { kernels, format: self.kv.format, codes: &mut hand.codes }
+    }
+
+    /// The rooms of a head's keys and values in the page of a place, and its slot there.
+    fn rooms<'b>(
+        &self,
+        head: &'b mut Columns,
+        place: &Place,
+    ) -> (usize, &'b mut [f32], &'b mut [f32]) {
         let page = self.pages_of(place)[place.position / PAGE] as usize;
-        let slot = place.position % PAGE;
-        let (keys, values) = head.row(page).split_at_mut(self.kv.key_dim * PAGE);
-        store_k(keys, slot, key);
-        store_v(values, slot, value);
+        let (keys, values) = head.row(page).split_at_mut(self.kv.key_floats());
+        (place.position % PAGE, keys, values)
     }
 
     fn view<'b>(&'b self, arena: &'b [f32], place: &Place, head: usize) -> KvView<'b> {
         KvView {
+            format: self.kv.format,
             arena,
             pages: self.pages_of(place),
             page_floats: self.kv.page_floats,
@@ -197,12 +206,14 @@ fn grouped(
 
     let (q, k, v) = (&q[..], &k[..], &v[..]);
     let pages = context.heads_of(arena);
-    compute.each(Stage::Store, kv_heads, |_, head| {
-        let mut pages = pages.take(head);
+    compute.each(Stage::Store, kv_heads, |hand, head| {
+        let (mut pages, mut store) = (pages.take(head), context.store(&kernels, hand));
         for (i, place) in context.places.iter().enumerate() {
             let key = &k[(i * kv_heads + head) * key_dim..][..key_dim];
             let value = &v[(i * kv_heads + head) * value_dim..][..value_dim];
-            context.store(&mut pages, place, key, value);
+            let (slot, keys, values) = context.rooms(&mut pages, place);
+            store.key(keys, slot, key);
+            store.value(values, slot, value);
         }
     });
 
@@ -299,10 +310,12 @@ fn latent(
         });
     }
     let pages = context.heads_of(arena);
-    compute.each(Stage::Store, 1, |_, _| {
-        let mut pages = pages.take(0);
+    compute.each(Stage::Store, 1, |hand, _| {
+        let (mut pages, mut store) = (pages.take(0), context.store(&kernels, hand));
         for (key, place) in k.chunks_exact(kv_rank + rope_dim).zip(context.places) {
-            context.store(&mut pages, place, key, &key[..kv_rank]);
+            let (slot, keys, values) = context.rooms(&mut pages, place);
+            store.key(keys, slot, key);
+            store.value(values, slot, &key[..kv_rank]);
         }
     });
 

@@ -22,6 +22,8 @@ pub struct Hand {
     /// Results on their way to be added somewhere.
     pub floats: Vec<f32>,
     pub query: Vec<f32>,
+    /// A key or value in 8 bits, on its way to its page.
+    pub codes: Vec<i8>,
     /// Panels of weights that have not settled.
     panels: Vec<u8>,
     /// What moves bytes on this shard, where experts stream.
@@ -43,6 +45,7 @@ impl Default for Hand {
             attend: AttentionScratch::default(),
             floats: Vec::new(),
             query: Vec::new(),
+            codes: Vec::new(),
             panels: Vec::new(),
             drive: None,
             tracer: Tracer::default(),

@@ -1,6 +1,7 @@
 //! What a plan is made from: the model's sizes, the memory there is, and how fast the host is.
 
 use crate::host::memory;
+use crate::math::KvFormat;
 use crate::model::config::Config;
 use crate::model::parts::Parts;
 use crate::model::{KvShape, Model};
@@ -71,7 +72,7 @@ impl Facts {
     }
 
     pub fn page_bytes(&self) -> u64 {
-        (KvShape::new(&self.config).page_floats * size_of::<f32>()) as u64
+        KvShape::new(&self.config, KvFormat::F32).page_bytes()
     }
 
     /// What the program itself takes: see the test that measures it.

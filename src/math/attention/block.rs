@@ -3,9 +3,10 @@
 use std::ops::Range;
 
 use super::super::elementwise::{exp_lanes, scale};
+use super::super::pages::{Cell, KvView};
 use super::super::simd::{Row, Simd};
-use super::lanes::{scores, weigh};
-use super::{KvView, PAGES, Queries, larger};
+use super::lanes::{Keys, scores, weigh};
+use super::{PAGES, Queries, larger};
 use crate::base::limits::{ATTENTION_BLOCK, ATTENTION_TILE, LANES, PAGE};
 
 /// One query's scores of a block of positions. What follows them keeps those of queries side by
@@ -111,7 +112,7 @@ impl<'a> Tile<'a> {
 
     /// Takes the queries that see some of it over the block of positions at `block`.
     #[inline(always)]
-    pub(super) fn block<S: Simd>(
+    pub(super) fn block<S: Simd, C: Cell>(
         &self,
         s: S,
         block: usize,
@@ -128,11 +129,14 @@ impl<'a> Tile<'a> {
         let to = (from + 1..self.count).find(|i| seen(*i).is_empty()).unwrap_or(self.count);
 
         let (d, dv) = (self.kv.d, self.kv.dv);
-        let mut keys: [&[Row]; PAGES] = [&[]; PAGES];
-        let mut values: [&[f32]; PAGES] = [&[]; PAGES];
+        let mut keys: [&[[C; LANES]]; PAGES] = [&[]; PAGES];
+        let mut values: [&[C]; PAGES] = [&[]; PAGES];
+        let (mut key_scales, mut value_scales) = ([&[0.0; LANES]; PAGES], [&[0.0; LANES]; PAGES]);
         for page in seen(from).start / PAGE..seen(to - 1).end.div_ceil(PAGE) {
-            keys[page] = self.kv.keys(block / PAGE + page).as_chunks().0;
-            values[page] = self.kv.values(block / PAGE + page);
+            let (cells, scales) = C::of_room(self.kv.keys(block / PAGE + page), d);
+            (keys[page], key_scales[page]) = (cells.as_chunks().0, scales);
+            let (cells, scales) = C::of_room(self.kv.values(block / PAGE + page), dv);
+            (values[page], value_scales[page]) = (cells, scales);
         }
 
         let mut first = 0;
@@ -142,7 +146,8 @@ impl<'a> Tile<'a> {
             if last >= from {
                 let pages = seen(first.max(from)).start / PAGE..seen(last).end.div_ceil(PAGE);
                 let (q, p) = (&q[first * d..][..side * d], &mut p[first..first + side]);
-                scores(s, side, q, self.queries.scale, &keys, pages, p);
+                let keys = Keys { cells: &keys, scales: &key_scales, scale: self.queries.scale };
+                scores(s, side, q, &keys, pages, p);
             }
             first += side;
         }
@@ -174,8 +179,9 @@ impl<'a> Tile<'a> {
             let mut sum = s.splat(0.0);
             for (j, page) in p[i].pages.iter_mut().enumerate() {
                 let e = exp_lanes(s, s.sub(s.load(page), s.splat(state.m[i])));
-                s.store(e, page);
                 sum = if j == 0 { e } else { s.add(sum, e) };
+                let weight = if C::SCALED { s.mul(e, s.load(value_scales[j])) } else { e };
+                s.store(weight, page);
             }
             state.l[i] = state.l[i].mul_add(c[i], s.fold_add(sum));
         }

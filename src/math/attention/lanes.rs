@@ -7,39 +7,45 @@
 use std::ops::Range;
 
 use super::super::elementwise::padded;
+use super::super::pages::Cell;
 use super::super::simd::{Row, Simd};
 use super::PAGES;
 use super::block::Scores;
 use crate::base::limits::{LANES, PAGE};
 
+/// Keys of a block, and what their scores are multiplied by: all alike, and by position.
+pub(super) struct Keys<'a, C> {
+    pub(super) cells: &'a [&'a [[C; LANES]]; PAGES],
+    pub(super) scales: &'a [&'a Row; PAGES],
+    pub(super) scale: f32,
+}
+
 /// The scores of whole pages, seen or not, for queries side by side.
 #[inline(always)]
-pub(super) fn scores<S: Simd>(
+pub(super) fn scores<S: Simd, C: Cell>(
     s: S,
     side: usize,
     q: &[f32],
-    scale: f32,
-    keys: &[&[Row]; PAGES],
+    keys: &Keys<C>,
     pages: Range<usize>,
     p: &mut [Scores],
 ) {
     match (side, S::WIDE) {
-        (1, _) => pages_by::<S, 1, 4>(s, q, scale, keys, pages, p),
-        (2, true) => pages_by::<S, 2, 4>(s, q, scale, keys, pages, p),
-        (2, false) => pages_by::<S, 2, 2>(s, q, scale, keys, pages, p),
-        (4, true) => pages_by::<S, 4, 4>(s, q, scale, keys, pages, p),
-        (4, false) => pages_by::<S, 4, 1>(s, q, scale, keys, pages, p),
-        (_, true) => pages_by::<S, 8, 2>(s, q, scale, keys, pages, p),
-        (_, false) => pages_by::<S, 6, 1>(s, q, scale, keys, pages, p),
+        (1, _) => pages_by::<S, C, 1, 4>(s, q, keys, pages, p),
+        (2, true) => pages_by::<S, C, 2, 4>(s, q, keys, pages, p),
+        (2, false) => pages_by::<S, C, 2, 2>(s, q, keys, pages, p),
+        (4, true) => pages_by::<S, C, 4, 4>(s, q, keys, pages, p),
+        (4, false) => pages_by::<S, C, 4, 1>(s, q, keys, pages, p),
+        (_, true) => pages_by::<S, C, 8, 2>(s, q, keys, pages, p),
+        (_, false) => pages_by::<S, C, 6, 1>(s, q, keys, pages, p),
     }
 }
 
 #[inline(always)]
-fn pages_by<S: Simd, const T: usize, const P: usize>(
+fn pages_by<S: Simd, C: Cell, const T: usize, const P: usize>(
     s: S,
     q: &[f32],
-    scale: f32,
-    keys: &[&[Row]; PAGES],
+    keys: &Keys<C>,
     pages: Range<usize>,
     p: &mut [Scores],
 ) {
@@ -47,30 +53,29 @@ fn pages_by<S: Simd, const T: usize, const P: usize>(
     let p: &mut [Scores; T] = p.first_chunk_mut().expect("scores of each");
     let mut page = pages.start;
     while page + P <= pages.end {
-        some_scores::<S, T, P>(s, q, scale, keys, page, p);
+        some_scores::<S, C, T, P>(s, q, keys, page, p);
         page += P;
     }
     while page < pages.end {
-        some_scores::<S, T, 1>(s, q, scale, keys, page, p);
+        some_scores::<S, C, T, 1>(s, q, keys, page, p);
         page += 1;
     }
 }
 
 #[inline(always)]
-fn some_scores<S: Simd, const T: usize, const P: usize>(
+fn some_scores<S: Simd, C: Cell, const T: usize, const P: usize>(
     s: S,
     q: &[[f32; T]],
-    scale: f32,
-    keys: &[&[Row]; PAGES],
+    keys: &Keys<C>,
     page: usize,
     p: &mut [Scores; T],
 ) {
     let mut sums = [[s.splat(0.0); P]; T];
-    let keys: [&[Row]; P] = std::array::from_fn(|i| &keys[page + i][..q.len()]);
+    let cells: [&[[C; LANES]]; P] = std::array::from_fn(|i| &keys.cells[page + i][..q.len()]);
     for (d, q) in q.iter().enumerate() {
         let mut key = [s.splat(0.0); P];
         for i in 0..P {
-            key[i] = s.load(&keys[i][d]);
+            key[i] = C::lanes(s, &cells[i][d]);
         }
         for t in 0..T {
             for i in 0..P {
@@ -78,9 +83,15 @@ fn some_scores<S: Simd, const T: usize, const P: usize>(
             }
         }
     }
+    let mut scale = [s.splat(keys.scale); P];
+    if C::SCALED {
+        for i in 0..P {
+            scale[i] = s.mul(s.load(keys.scales[page + i]), scale[i]);
+        }
+    }
     for t in 0..T {
         for i in 0..P {
-            s.store(s.mul(sums[t][i], s.splat(scale)), &mut p[t].pages[page + i]);
+            s.store(s.mul(sums[t][i], scale[i]), &mut p[t].pages[page + i]);
         }
     }
 }
@@ -89,11 +100,11 @@ fn some_scores<S: Simd, const T: usize, const P: usize>(
 /// values of the positions `seen` of a block, weighed by `p`.
 #[inline(always)]
 #[allow(clippy::too_many_arguments)]
-pub(super) fn weigh<S: Simd>(
+pub(super) fn weigh<S: Simd, C: Cell>(
     s: S,
     side: usize,
     p: &[Scores],
-    values: &[&[f32]; PAGES],
+    values: &[&[C]; PAGES],
     seen: Range<usize>,
     c: Option<&[f32]>,
     o: &mut [f32],
@@ -116,14 +127,14 @@ pub(super) fn weigh<S: Simd>(
 }
 
 /// Values of a block and how they are added.
-struct Part<'a> {
-    values: &'a [&'a [f32]; PAGES],
+struct Part<'a, C> {
+    values: &'a [&'a [C]; PAGES],
     seen: Range<usize>,
     c: Option<&'a [f32]>,
     dv: usize,
 }
 
-impl Part<'_> {
+impl<C: Cell> Part<'_, C> {
     #[inline(always)]
     fn weigh<S: Simd, const T: usize, const J: usize>(&self, s: S, p: &[Scores], o: &mut [f32]) {
         let dv = self.dv;
@@ -153,7 +164,8 @@ impl Part<'_> {
             }
             for i in self.seen.clone() {
                 let value = padded(&self.values[i / PAGE][i % PAGE * dv..][at..dv]);
-                sum = s.fma(s.splat(p[t].pages.as_flattened()[i]), s.load(&value), sum);
+                let value = C::lanes(s, &value);
+                sum = s.fma(s.splat(p[t].pages.as_flattened()[i]), value, sum);
             }
             s.store(sum, &mut row);
             o.copy_from_slice(&row[..o.len()]);
@@ -191,7 +203,7 @@ impl Part<'_> {
                 rest = rest.get(dv..).unwrap_or_default();
                 let mut v = [s.splat(0.0); J];
                 for j in 0..J {
-                    v[j] = s.load(&value[j]);
+                    v[j] = C::lanes(s, &value[j]);
                 }
                 for t in 0..T {
                     for j in 0..J {

@@ -4,8 +4,9 @@ use std::ops::Range;
 
 use super::{LANES, exp_of, fold, max};
 use crate::base::limits::{ATTENTION_BLOCK, ATTENTION_SEGMENT, PAGE};
-use crate::math::attention::{AttentionScratch, KvView, Queries};
+use crate::math::attention::{AttentionScratch, Queries};
 use crate::math::columns::Columns;
+use crate::math::pages::{KvFormat, KvView};
 
 struct Part {
     m: f32,
@@ -89,9 +90,12 @@ fn reduce(query: &Query, kv: &KvView, seen: &[usize]) -> Part {
             let keys = kv.keys(i / PAGE);
             let mut dot = 0.0f32;
             for d in 0..kv.d {
-                dot = query.q[d].mul_add(keys[d * PAGE + i % PAGE], dot);
+                dot = query.q[d].mul_add(number(kv.format, keys, d * PAGE + i % PAGE), dot);
             }
-            scores[i % ATTENTION_BLOCK] = dot * query.scale;
+            scores[i % ATTENTION_BLOCK] = match kv.format {
+                KvFormat::F32 => dot * query.scale,
+                KvFormat::Int8 => dot * (scale(keys, i) * query.scale),
+            };
         }
         let mut lanes = [0.0; LANES];
         for (j, lane) in lanes.iter_mut().enumerate() {
@@ -111,10 +115,28 @@ fn reduce(query: &Query, kv: &KvView, seen: &[usize]) -> Part {
         for j in 0..kv.dv {
             part.o[j] *= c;
             for &i in block {
-                let v = kv.values(i / PAGE)[i % PAGE * kv.dv + j];
-                part.o[j] = p[i % ATTENTION_BLOCK].mul_add(v, part.o[j]);
+                let values = kv.values(i / PAGE);
+                let v = number(kv.format, values, i % PAGE * kv.dv + j);
+                let weight = match kv.format {
+                    KvFormat::F32 => p[i % ATTENTION_BLOCK],
+                    KvFormat::Int8 => p[i % ATTENTION_BLOCK] * scale(values, i),
+                };
+                part.o[j] = weight.mul_add(v, part.o[j]);
             }
         }
     }
     part
+}
+
+/// A number of a room, or its code.
+fn number(format: KvFormat, room: &[f32], at: usize) -> f32 {
+    match format {
+        KvFormat::F32 => room[at],
+        KvFormat::Int8 => room[at / 4].to_bits().to_ne_bytes()[at % 4] as i8 as f32,
+    }
+}
+
+/// The scale of a position: the last 16 floats of its room are.
+fn scale(room: &[f32], position: usize) -> f32 {
+    room[room.len() - PAGE + position % PAGE]
 }

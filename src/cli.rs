@@ -35,7 +35,7 @@ use clap::{Parser, Subcommand};
 
 use crate::host::limits;
 use crate::host::topology::Topology;
-use crate::math::IsaChoice;
+use crate::math::{IsaChoice, KvFormat};
 use crate::shard::{self, Lead, Seats};
 use crate::weights::residency::Policy;
 
@@ -133,7 +133,10 @@ fn counted(count: usize, thing: &str) -> String {
     format!("{count} {thing}{plural}")
 }
 
-/// How to compute. None of these changes a bit of any answer.
+/// Where the one option stands that changes answers.
+const KV: &str = "What to keep (another choice gives another answer)";
+
+/// How to compute. None of these but `kv` changes a bit of any answer.
 #[derive(clap::Args, Clone)]
 #[command(next_help_heading = "How to compute (the answer stays the same)")]
 #[command(allow_negative_numbers = true)]
@@ -158,6 +161,11 @@ struct How {
     /// [default: the control group's limit, or what is free]
     #[arg(long, value_name = "SIZE", value_parser = size::size)]
     memory: Option<size::Size>,
+
+    /// What keys and values are kept in: f32, or int8, which takes about a quarter of the memory
+    /// and gives slightly different answers (the same ones each time, whatever else is said here)
+    #[arg(long, default_value = "f32", value_name = "FORMAT", help_heading = KV)]
+    kv: KvFormat,
 
     /// Prompt tokens that are computed in one step [default: 512, more where experts stream]
     #[arg(long, value_name = "N", value_parser = chunk)]

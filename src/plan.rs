@@ -3,8 +3,8 @@
 //! Owns the division of a memory budget among trunk, pages, scratch, the program itself and slab
 //! slots (`Plan`), what it refuses and with which number instead (`refusal`), and how fast the
 //! result may be expected to be (`speed`). Pure arithmetic: what it knows of the model and the
-//! machine is handed in as [`Facts`]. Reads no weight and reserves nothing. Imports `model`, `host`
-//! (how much memory there is), `base`.
+//! machine is handed in as [`Facts`]. Reads no weight and reserves nothing. Imports `model`, `math`
+//! (what pages are kept in), `host` (how much memory there is), `base`.
 //!
 //! ```text
 //! budget = trunk | pages of KV | scratch of a step | the program | slab slots: kept, in transit
@@ -18,10 +18,11 @@ pub mod speed;
 pub use facts::{Facts, Free, Rates, Slabs, Weights};
 pub use refusal::{Enough, Refusal};
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use crate::base::limits::PAGE;
 use crate::host::direct::SECTOR;
+use crate::math::KvFormat;
 
 /// What the user wants. `None`: the plan chooses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +39,8 @@ pub struct Ask {
     pub cores: usize,
     /// Whether the logits behind every prompt token are wanted, not only behind the last.
     pub every_logit: bool,
+    /// What keys and values are kept in.
+    pub kv: KvFormat,
 }
 
 impl Default for Ask {
@@ -49,6 +52,7 @@ impl Default for Ask {
             sessions: 1,
             cores: 1,
             every_logit: false,
+            kv: KvFormat::F32,
         }
     }
 }
@@ -63,6 +67,9 @@ pub struct Plan {
     pub context: usize,
     pub pages: usize,
     pub pages_bytes: u64,
+    /// What keys and values are kept in there.
+    #[serde(serialize_with = "name_of")]
+    pub kv: KvFormat,
     /// What a step works in.
     pub scratch: u64,
     /// The program itself: code, tokenizer, tables, rings, the kernel's tables of our memory.
@@ -153,6 +160,10 @@ impl Plan {
     }
 }
 
+fn name_of<S: Serializer>(kv: &KvFormat, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_str(kv.name())
+}
+
 /// What everything but the slots takes.
 struct Fixed {
     trunk: u64,
@@ -211,6 +222,7 @@ impl Division<'_> {
             context,
             pages: context.div_ceil(PAGE),
             pages_bytes,
+            kv: self.ask.kv,
             scratch,
             program: program + slots as u64 * (self.slot_cost() - self.slot_bytes()),
             slots,
@@ -255,7 +267,7 @@ impl Division<'_> {
         if self.ask.context.is_some() {
             return self.least_context();
         }
-        let pages = bytes / self.facts.page_bytes().max(1);
+        let pages = bytes / self.facts.page_bytes(self.ask.kv).max(1);
         let positions = usize::try_from(pages).unwrap_or(usize::MAX).saturating_mul(PAGE);
         positions.min(self.trained()).max(self.least_context())
     }
@@ -297,7 +309,7 @@ impl Division<'_> {
     }
 
     fn pages_bytes(&self, context: usize) -> u64 {
-        (context.div_ceil(PAGE) as u64).saturating_mul(self.facts.page_bytes())
+        (context.div_ceil(PAGE) as u64).saturating_mul(self.facts.page_bytes(self.ask.kv))
     }
 
     fn fixed(&self, context: usize, chunk: usize) -> Fixed {

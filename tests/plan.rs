@@ -9,8 +9,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use penstock::engine::{Engine, Error, Options, Settings};
-use penstock::math::Format;
-use penstock::model::config::{self, Config};
+use penstock::math::{Format, KvFormat};
+use penstock::model::config::{self, AttentionKind, Config};
 use penstock::model::sampling::SamplingParams;
 use penstock::model::synth::{self, Recipe};
 use penstock::model::{Model, demo};
@@ -115,6 +115,7 @@ fn random_ask(dice: &mut Dice) -> Ask {
         sessions: 1 + dice.up_to(64) as usize,
         cores: 1 + dice.up_to(64) as usize,
         every_logit: dice.below(4) == 0,
+        kv: KvFormat::ALL[dice.below(2) as usize],
     }
 }
 
@@ -132,7 +133,8 @@ fn check(plan: &Plan, ask: &Ask, facts: &Facts) {
     );
     assert!((0.0..=1.0).contains(&plan.share()));
     assert!(plan.context >= 1 && plan.pages * 16 >= plan.context);
-    assert!(plan.pages_bytes >= plan.pages as u64 * facts.page_bytes());
+    assert!(plan.pages_bytes >= plan.pages as u64 * facts.page_bytes(ask.kv));
+    assert_eq!(plan.kv, ask.kv);
     assert!(ask.context.is_none_or(|context| context == plan.context));
     assert!(ask.prefill_chunk.is_none_or(|chunk| chunk == plan.prefill_chunk));
 }
@@ -181,8 +183,9 @@ fn held_by_steps(model: Rc<Model>, ask: Ask) -> usize {
         let before = HELD.load(Ordering::Relaxed);
         MOST.store(before, Ordering::Relaxed);
         let (context, chunk) = (ask.context.unwrap(), ask.prefill_chunk.unwrap());
+        let (kv, context_of) = (ask.kv, Some(context));
         let options =
-            Options { prefill_chunk: chunk, context: Some(context), ..Options::default() };
+            Options { kv, prefill_chunk: chunk, context: context_of, ..Options::default() };
         let vocab = model.config.vocab;
         let mut engine = Engine::seated(model, options, lead).unwrap();
         let tokens = |n: usize| (0..n).map(|i| (i * 7919 % vocab) as u32).collect::<Vec<_>>();
@@ -221,9 +224,13 @@ fn steps_hold_no_more_than_their_scratch() {
         let recipe = Recipe::new(&format!("tiny-{}", shape.name), quant, None, 0.0, 1).unwrap();
         fs::write(&path, recipe.write(Vec::new(), |_| Ok(())).unwrap()).unwrap();
         let source = Source::open(&path).unwrap();
-        for (chunk, sessions, cores, every_logit) in
-            [(16, 1, 1, false), (600, 1, 1, false), (600, 1, 2, true), (256, 4, 2, false)]
-        {
+        let (wide, narrow) = (KvFormat::F32, KvFormat::Int8);
+        for (chunk, sessions, cores, every_logit, kv) in [
+            (16, 1, 1, false, narrow),
+            (600, 1, 1, false, wide),
+            (600, 1, 2, true, narrow),
+            (256, 4, 2, false, wide),
+        ] {
             let model = Rc::new(Model::open(&source).unwrap());
             let ask = Ask {
                 memory: Some(1 << 44),
@@ -232,6 +239,7 @@ fn steps_hold_no_more_than_their_scratch() {
                 sessions,
                 cores,
                 every_logit,
+                kv,
             };
             let facts = Facts { free: None, ..Facts::of("it", &model) };
             let plan = Plan::new(&ask, &facts).unwrap();
@@ -279,7 +287,7 @@ fn more_than_there_is_is_refused() {
     let asked = |context| Ask { memory: Some(gib(8)), context: Some(context), ..Ask::default() };
     // All of the demo fits in the limit, whatever the budget says.
     assert!(Plan::new(&asked(512), &facts).unwrap().fits);
-    let wide = gib(4) as usize * 16 / facts.page_bytes() as usize;
+    let wide = gib(4) as usize * 16 / facts.page_bytes(KvFormat::F32) as usize;
     let text = Plan::new(&asked(wide), &facts).unwrap_err().to_string();
     assert!(text.contains("control group") && text.contains("--memory 1GiB"), "{text}");
     // A group's limit may be planned for to the last byte, though a little of it is used already.
@@ -290,6 +298,45 @@ fn more_than_there_is_is_refused() {
     // Nobody says how much: it stays below the limit.
     let plan = Plan::new(&Ask::default(), &facts).unwrap();
     assert!(plan.budget < gib(1) && plan.budget > gib(1) * 9 / 10);
+}
+
+/// What the same context takes in 8 bits, and what context the same memory holds.
+#[test]
+fn pages_in_8_bits_take_about_a_quarter() {
+    let _alone = alone();
+    let mut facts = thirty_b();
+    // Heads as models of this size have them; latent attention as DeepSeek's.
+    let AttentionKind::Grouped { kv_heads, key_dim, value_dim, .. } =
+        &mut facts.config.attention.kind
+    else {
+        unreachable!("the demo has key-value heads")
+    };
+    (*kv_heads, *key_dim, *value_dim) = (4, 128, 128);
+    let mut latent = facts.clone();
+    latent.config.attention.kind = AttentionKind::Latent {
+        q_rank: None,
+        kv_rank: 512,
+        nope_dim: 128,
+        rope_dim: 64,
+        value_dim: 128,
+        latent_eps: 1e-6,
+    };
+    for (facts, numbers, vectors) in [(facts, 4 * 256, 4 * 2), (latent, 576 + 512, 2)] {
+        let [wide, narrow] = KvFormat::ALL.map(|kv| facts.page_bytes(kv));
+        // Of 16 positions in 48 layers: the codes, and a float for each key and value.
+        assert_eq!(wide, 16 * 48 * numbers * 4);
+        assert_eq!(narrow, 16 * 48 * (numbers + vectors * 4));
+        let part = narrow as f64 / wide as f64;
+        assert!((0.25..0.27).contains(&part), "{part}");
+
+        let ask = Ask { memory: Some(8 << 30), context: Some(16_384), ..Ask::default() };
+        let plan = |kv| Plan::new(&Ask { kv, ..ask }, &facts).unwrap();
+        let [wide, narrow] = KvFormat::ALL.map(plan);
+        let part = narrow.pages_bytes as f64 / wide.pages_bytes as f64;
+        assert!((0.25..0.27).contains(&part), "{part}");
+        // What they leave is for experts.
+        assert!(narrow.slots > wide.slots, "{} {}", narrow.slots, wide.slots);
+    }
 }
 
 /// The shape of a model of 30 B parameters, of which a token meets 3 B.
@@ -368,6 +415,7 @@ fn a_plan_is_one_screen() {
     for args in [
         &["demo", "--no-limits"][..],
         &["demo", "--memory", "96MiB", "--disk", "3.0GB/s", "--sessions", "32"],
+        &["demo", "--kv", "int8", "--no-limits"],
         &["demo", "--memory", "50%", "--cores", "1", "--context", "128", "--prefill-chunk", "64"],
         // More than any host has is planned all the same, and said to be.
         &["demo", "--memory", "64T", "--context", "1000000000", "--no-limits"],
@@ -382,6 +430,8 @@ fn a_plan_is_one_screen() {
             .find(|line| line.chars().count() > 80 && !line.starts_with("Not on this host"));
         assert_eq!(wide, None, "{args:?}");
         assert!(out.contains("trunk") && out.contains("knee"), "{out}");
+        let kept = if args.contains(&"int8") { "tokens, int8" } else { "tokens, f32" };
+        assert!(out.contains(kept), "{out}");
         assert_eq!(args.contains(&"64T"), out.contains("Not on this host"), "{out}");
     }
 }
@@ -389,7 +439,7 @@ fn a_plan_is_one_screen() {
 #[test]
 fn a_plan_is_json_that_adds_up() {
     let _alone = alone();
-    let output = penstock(&["demo", "--json", "--no-limits", "--memory", "38MiB"]);
+    let output = penstock(&["demo", "--json", "--no-limits", "--memory", "38MiB", "--kv", "int8"]);
     let said: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     let plan = &said["plan"];
     let number = |name: &str| plan[name].as_u64().unwrap();
@@ -397,6 +447,7 @@ fn a_plan_is_json_that_adds_up() {
     let total = parts + number("slots") * number("slot_bytes");
     assert_eq!(said["total"].as_u64(), Some(total));
     assert!(total <= 38 << 20 && plan["fits"] == false);
+    assert_eq!(plan["kv"], "int8");
     assert!(said["hit_rate"].as_f64().unwrap() < 1.0);
 }
 

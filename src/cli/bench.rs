@@ -135,6 +135,8 @@ struct Report {
     /// What the process had in memory at the end, and what was to be expected there.
     resident: Option<u64>,
     keys_and_values: u64,
+    /// What these are kept in.
+    kv: &'static str,
     pages: String,
     /// What streams, and from where.
     streams: Option<Streams>,
@@ -171,6 +173,7 @@ pub fn run(args: Args) -> Outcome {
         weights: 0,
         resident: None,
         keys_and_values: 0,
+        kv: args.how.kv.name(),
         pages: String::new(),
         streams: None,
         limits,

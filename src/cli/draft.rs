@@ -7,6 +7,7 @@ use super::{How, Outcome, open};
 use crate::base::units::Bytes;
 use crate::engine::scheduler::DRAFT_ROWS;
 use crate::engine::{Drafter, Engine, Options};
+use crate::math::KvFormat;
 use crate::model::{Model, Text};
 use crate::plan::{Ask, Facts, Plan};
 use crate::weights::Source;
@@ -32,6 +33,7 @@ impl Draft {
         model: &Model,
         context: Option<usize>,
         cores: usize,
+        kv: KvFormat,
     ) -> Outcome<Draft> {
         let source = open::source(small)?;
         let name = open::name(&source).into_owned();
@@ -50,6 +52,7 @@ impl Draft {
             prefill_chunk: Some(CHUNK),
             sessions: DRAFT_ROWS,
             cores,
+            kv,
             ..Ask::default()
         };
         let memory = Some(Plan::enough(&ask, &facts));
@@ -76,6 +79,7 @@ impl Draft {
     /// Brings it into memory.
     pub async fn drafter(self, how: &How, big: &mut Engine) -> Outcome<Drafter> {
         let options = Options {
+            kv: self.plan.kv,
             isa: how.isa,
             prefill_chunk: self.plan.prefill_chunk,
             room: usize::try_from(self.plan.trunk + self.plan.slots_bytes()).ok(),

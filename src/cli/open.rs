@@ -64,6 +64,7 @@ pub async fn engine(
 ) -> Outcome<Engine> {
     let plan = plan(source, &model, how, wish, lead.shards())?;
     let mut options = engine::Options {
+        kv: how.kv,
         isa: how.isa,
         prefill_chunk: plan.prefill_chunk,
         context: Some(plan.context),
@@ -131,6 +132,7 @@ pub fn plan(source: &Source, model: &Model, how: &How, wish: Wish, cores: usize)
         sessions: wish.sessions.max(1),
         cores,
         every_logit: wish.every_logit,
+        kv: how.kv,
     };
     match Plan::new(&ask, &facts) {
         Err(refusal) if wish.beside > 0 => {

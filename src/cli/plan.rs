@@ -6,13 +6,13 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::size::{Size, rate, size};
-use super::{Outcome, chunk, counted, open, positive};
+use super::{KV, Outcome, chunk, counted, open, positive};
 use crate::base::units::Bytes;
 use crate::host::memory;
 use crate::host::roof::Roof;
 use crate::host::topology::{Cpu, Topology};
 use crate::math::peak::{Arithmetic, peak_ops};
-use crate::math::{Isa, IsaChoice, Kernels};
+use crate::math::{Isa, IsaChoice, Kernels, KvFormat};
 use crate::model::Model;
 use crate::plan::speed::{Hits, Knee, Step};
 use crate::plan::{Ask, Enough, Facts, Plan, Rates, Refusal};
@@ -45,6 +45,11 @@ pub struct Args {
     /// Prompt tokens that are computed in one step [default: what a sweep of the disk is worth]
     #[arg(long, value_name = "N", value_parser = chunk)]
     prefill_chunk: Option<usize>,
+
+    /// What keys and values are kept in: f32, or int8, which takes about a quarter of the memory
+    /// and gives slightly different answers
+    #[arg(long, default_value = "f32", value_name = "FORMAT", help_heading = KV)]
+    kv: KvFormat,
 
     /// Bytes per second that the disk gives, as 3.0GB/s
     #[arg(long, value_name = "RATE", value_parser = rate)]
@@ -79,6 +84,7 @@ pub fn run(args: Args) -> Outcome {
         sessions: args.sessions,
         cores: cpus.len(),
         every_logit: false,
+        kv: args.kv,
     };
     let (plan, remark) = match Plan::new(&ask, &facts) {
         // What another host would do with that much is worth knowing all the same.
@@ -187,7 +193,7 @@ impl Report<'_> {
         };
         part(out, "budget", plan.budget, &self.of_budget())?;
         part(out, "  trunk", plan.trunk, "every token needs it")?;
-        let pages = format!("keys and values of {}", counted(plan.context, "token"));
+        let pages = format!("keys and values of {}, {}", counted(plan.context, "token"), plan.kv);
         part(out, "  pages", plan.pages_bytes, &pages)?;
         let steps = format!("steps of {}", counted(plan.prefill_chunk, "prompt token"));
         part(out, "  scratch", plan.scratch, &steps)?;

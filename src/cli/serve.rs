@@ -24,6 +24,7 @@ use crate::engine::telemetry::Timeline;
 use crate::host::bell::Bell;
 use crate::host::sink::Sink;
 use crate::host::topology::Topology;
+use crate::math::KvFormat;
 use crate::model::Text;
 use crate::serve::family::OfText;
 use crate::serve::house::{House, ModelCard};
@@ -60,7 +61,7 @@ async fn live(args: Args, mut lead: Lead, queues: Queues) -> Outcome {
     let how = &args.compute.how;
     let wanted = args.scheduling.context;
     let draft = match &args.draft {
-        Some(small) => Some(Draft::open(small, &text, &model, wanted, lead.shards())?),
+        Some(small) => Some(Draft::open(small, &text, &model, wanted, lead.shards(), how.kv)?),
         None => None,
     };
     let wish = Wish {
@@ -91,7 +92,7 @@ async fn live(args: Args, mut lead: Lead, queues: Queues) -> Outcome {
     let _stop = Stop::ringing(&bell)?;
     let entrance = Entrance::open(options)?;
 
-    let card = card(&source, &engine);
+    let card = card(&source, &engine, how.kv);
     let trained = engine.model().config.context;
     let (mut service, desk) = Service::new(engine, args.scheduling.limits(&plan, trained));
     desk.budget(plan.budget + wish.beside);
@@ -164,14 +165,20 @@ fn in_background<T: 'static>(work: impl Future<Output = T> + 'static, queues: &Q
 }
 
 /// The model as clients know it.
-fn card(source: &Source, engine: &Engine) -> ModelCard {
+fn card(source: &Source, engine: &Engine, kv: KvFormat) -> ModelCard {
     let name = open::name(source).into_owned();
     let made = std::fs::metadata(source.path()).and_then(|file| file.modified()).ok();
     let made = made.and_then(|time| time.duration_since(UNIX_EPOCH).ok());
     let id = name.strip_suffix(".gguf").unwrap_or(&name).to_owned();
     let config = &engine.model().config;
     let version = env!("CARGO_PKG_VERSION");
-    let fingerprint = format!("penstock-{version}-{id}-{}", made.map_or(0, |time| time.as_secs()));
+    // What else the answers depend on.
+    let kept = match kv {
+        KvFormat::F32 => String::new(),
+        other => format!("-{other}"),
+    };
+    let made_at = made.map_or(0, |time| time.as_secs());
+    let fingerprint = format!("penstock-{version}-{id}-{made_at}{kept}");
     ModelCard {
         aliases: vec![name, source.path().display().to_string()],
         created: made.map_or(0, |time| time.as_secs()),

@@ -71,8 +71,9 @@ impl Facts {
         }
     }
 
-    pub fn page_bytes(&self) -> u64 {
-        KvShape::new(&self.config, KvFormat::F32).page_bytes()
+    /// Bytes of a page whose keys and values are kept in this.
+    pub fn page_bytes(&self, kv: KvFormat) -> u64 {
+        KvShape::new(&self.config, kv).page_bytes()
     }
 
     /// What the program itself takes: see the test that measures it.

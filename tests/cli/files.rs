@@ -40,6 +40,13 @@ fn logits_are_the_same_bits_for_every_way_to_compute() {
             }
         }
     }
+    // The option that gives other bits gives the same other bits.
+    let narrow = written(&["--kv", "int8", "--cores", "1"], &tokens);
+    assert!(narrow != first, "int8 is another choice");
+    for options in [&["--isa", "scalar"][..], &["--prefill-chunk", "7"], &["--memory", "96MiB"]] {
+        let bytes = written(&[&["--kv", "int8"], options].concat(), &tokens);
+        assert!(bytes == narrow, "{options:?}");
+    }
     let rows = npy::read(&out);
     assert_eq!((rows.len(), rows[0].len() > 500), (70, true));
     assert!(rows.iter().flatten().all(|x| x.is_finite()));

@@ -22,10 +22,11 @@ pub fn print(out: &mut impl Write, report: &Report) -> io::Result<()> {
         let expected = report.weights + report.keys_and_values;
         writeln!(
             out,
-            "{} resident: {:.0}% of the weights and {} of pages",
+            "{} resident: {:.0}% of the weights and {} of pages in {}",
             Bytes(resident),
             100.0 * resident as f64 / expected as f64,
-            Bytes(report.keys_and_values)
+            Bytes(report.keys_and_values),
+            report.kv
         )?;
     }
     if let Some(limits) = &report.limits {

@@ -23,11 +23,12 @@ pub fn show(
     row(
         "memory",
         format!(
-            "{} of {}: trunk {}, pages {}, scratch {}",
+            "{} of {}: trunk {}, pages {} in {}, scratch {}",
             Bytes(plan.total()),
             Bytes(plan.budget),
             Bytes(plan.trunk),
             Bytes(plan.pages_bytes),
+            plan.kv,
             Bytes(plan.scratch)
         ),
     );

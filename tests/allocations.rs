@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use penstock::engine::{Engine, Error, Options};
+use penstock::math::KvFormat;
 use penstock::model::{Model, demo};
 use penstock::shard::{self, Lead, Seats};
 use penstock::weights::Source;
@@ -59,12 +60,16 @@ fn model(name: Option<&str>) -> Rc<Model> {
 #[test]
 fn steps_allocate_nothing_after_the_first() {
     for name in [None, Some("gguf/dsv3_groups.gguf"), Some("gguf/gptoss_mxfp4.gguf")] {
-        for (shards, prefill_chunk) in [(1, 1), (1, 16), (2, 1), (2, 16)] {
+        let (wide, narrow) = (KvFormat::F32, KvFormat::Int8);
+        for (shards, prefill_chunk, kv) in
+            [(1, 1, wide), (1, 16, narrow), (2, 1, narrow), (2, 16, wide)]
+        {
             let model = model(name);
             // glommio allocates for a breath; how often that is depends on the clock.
             let seats = Seats { breath: Duration::MAX, ..Seats::anywhere(shards) };
             let asked = shard::run(&seats, move |lead: Lead, _| async move {
-                let options = Options { prefill_chunk, context: Some(512), ..Options::default() };
+                let context = Some(512);
+                let options = Options { kv, prefill_chunk, context, ..Options::default() };
                 let mut engine = Engine::seated(Rc::clone(&model), options, lead).unwrap();
                 let vocab = model.config.vocab;
                 let tokens: Vec<u32> = (0..512).map(|i| (i * 7919 % vocab) as u32).collect();

@@ -17,7 +17,7 @@ use penstock::engine::service::Service;
 use penstock::engine::{
     Census, Drafter, End, Engine, Options, Price, Session, Settings, Stream, Turn,
 };
-use penstock::math::Format;
+use penstock::math::{Format, KvFormat};
 use penstock::model::sampling::SamplingParams;
 use penstock::model::synth::Recipe;
 use penstock::model::{Model, Text, demo};
@@ -70,7 +70,12 @@ fn reference(name: &str) -> Rc<Model> {
 }
 
 fn engine(model: &Rc<Model>, context: usize) -> Engine {
-    let options = Options { context: Some(context), ..Options::default() };
+    engine_with(model, KvFormat::F32, context)
+}
+
+/// With its pages in this format.
+fn engine_with(model: &Rc<Model>, kv: KvFormat, context: usize) -> Engine {
+    let options = Options { kv, context: Some(context), ..Options::default() };
     Engine::new(Rc::clone(model), options).unwrap()
 }
 
@@ -177,6 +182,30 @@ fn another_model_guesses_nothing_and_is_switched_off() {
     }
     assert_eq!(drafter.engine().meter().rows, rows, "it has not even read along");
     nothing_held(drafter.engine().pages());
+}
+
+/// Pages in 8 bits, of the model, of the one that guesses for it, or of both.
+#[test]
+fn what_pages_are_kept_in_is_nothing_to_a_guess() {
+    for model in [Made::new(1).model(), reference("gguf/dsv3_groups.gguf")] {
+        let (wide, narrow) = (KvFormat::F32, KvFormat::Int8);
+        for (kv, small) in [(narrow, narrow), (narrow, wide), (wide, narrow)] {
+            let mut drafter = Drafter::new(engine_with(&model, small, 400));
+            let mut accepted = 0;
+            for asked in all_asked(model.config.vocab) {
+                let expected = asked.alone(engine_with(&model, kv, 400));
+                let mut engine = engine_with(&model, kv, 400);
+                let mut session = asked.open(&mut engine);
+                let got = guessed(&mut engine, &mut drafter, &mut session, 4, CHEAP);
+                assert_eq!(got, expected, "{kv} by {small}");
+                let tally = session.drafted_by_model();
+                assert!(kv != small || tally.accepted == tally.drafted);
+                accepted += tally.accepted;
+            }
+            assert!(accepted > 50, "{kv} by {small}: {accepted}");
+            nothing_held(drafter.engine().pages());
+        }
+    }
 }
 
 /// Ends of every kind among guesses that are all right.

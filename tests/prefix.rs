@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use asked::{Asked, Dice, Heard, heard, nothing_held, prompt};
 use penstock::engine::{Census, Done, End, Engine, Options, Session, Settings, Stream, Turn};
+use penstock::math::KvFormat;
 use penstock::model::{Model, Text, demo};
 use penstock::shard::{self, Lead, Seats, now};
 use penstock::weights::Source;
@@ -45,7 +46,12 @@ fn models() -> impl Iterator<Item = (&'static str, Rc<Model>)> {
 }
 
 fn engine(model: &Rc<Model>, context: usize) -> Engine {
-    let options = Options { context: Some(context), ..Options::default() };
+    engine_with(model, KvFormat::F32, context)
+}
+
+/// With its pages in this format.
+fn engine_with(model: &Rc<Model>, kv: KvFormat, context: usize) -> Engine {
+    let options = Options { kv, context: Some(context), ..Options::default() };
     Engine::new(Rc::clone(model), options).unwrap()
 }
 
@@ -76,7 +82,12 @@ fn all_asked(vocab: usize) -> Vec<Asked> {
 
 /// The same request in an engine of its own that saves no work.
 fn alone(model: &Rc<Model>, asked: &Asked, context: usize) -> Vec<Heard> {
-    let options = Options { context: Some(context), share_prefixes: false, ..Options::default() };
+    alone_with(model, KvFormat::F32, asked, context)
+}
+
+fn alone_with(model: &Rc<Model>, kv: KvFormat, asked: &Asked, context: usize) -> Vec<Heard> {
+    let context = Some(context);
+    let options = Options { kv, context, share_prefixes: false, ..Options::default() };
     asked.alone(Engine::new(Rc::clone(model), options).unwrap())
 }
 
@@ -458,6 +469,28 @@ fn turmoil_changes_no_bit() {
         for (context, seeds) in [(208, 0..12), (560, 12..18)] {
             for seed in seeds {
                 let mut engine = engine(&model, context);
+                let got = now(in_turmoil(&mut engine, &asked, seed));
+                assert!(got == expected, "{name}: seed {seed}");
+                empty(&engine);
+            }
+        }
+    }
+}
+
+/// The same over pages in 8 bits.
+#[test]
+fn turmoil_changes_no_bit_over_pages_in_8_bits() {
+    let kv = KvFormat::Int8;
+    for name in ["gguf/gptoss_mxfp4.gguf", "gguf/dsv3_groups.gguf", "demo"] {
+        let model = open(name);
+        let asked = all_asked(model.config.vocab);
+        let expected: Vec<_> =
+            asked.iter().map(|asked| alone_with(&model, kv, asked, 208)).collect();
+        let exact: Vec<_> = asked.iter().map(|asked| alone(&model, asked, 208)).collect();
+        assert!(expected != exact, "{name}: it is another choice");
+        for (context, seeds) in [(208, 30..34), (560, 34..36)] {
+            for seed in seeds {
+                let mut engine = engine_with(&model, kv, context);
                 let got = now(in_turmoil(&mut engine, &asked, seed));
                 assert!(got == expected, "{name}: seed {seed}");
                 empty(&engine);

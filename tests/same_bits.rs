@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use penstock::engine::{Engine, Error, Event, Options, Session, Settings, What};
-use penstock::math::IsaChoice;
+use penstock::math::{IsaChoice, KvFormat};
 use penstock::model::sampling::SamplingParams;
 use penstock::model::{Model, demo};
 use penstock::shard::{self, Lead, Seats, now};
@@ -37,6 +37,19 @@ fn models() -> Vec<(&'static str, Rc<Model>)> {
     models
 }
 
+/// Every model with its pages in f32, and those of every kind of attention in 8 bits too.
+fn models_by_pages() -> Vec<(&'static str, Rc<Model>, KvFormat)> {
+    let formats = |name| match name {
+        "gguf/gptoss_mxfp4.gguf" | "gguf/dsv3_groups.gguf" | "families/llama_yarn" | "demo" => 2,
+        _ => 1,
+    };
+    let each = |(name, model): (&'static str, Rc<Model>)| {
+        let formats = KvFormat::ALL.into_iter().take(formats(name));
+        formats.map(move |kv| (name, Rc::clone(&model), kv))
+    };
+    models().into_iter().flat_map(each).collect()
+}
+
 /// A fixed stream of numbers to make prompts from.
 fn prompt(vocab: usize, len: usize, mut seed: u64) -> Vec<u32> {
     let mut next = || {
@@ -52,9 +65,10 @@ fn isas() -> Vec<IsaChoice> {
     built.into_iter().filter(|isa| isa.resolve().is_ok()).collect()
 }
 
-/// How the work is done, none of which may change a bit.
+/// How the work is done, none of which may change a bit but what pages are kept in.
 #[derive(Clone, Copy, Debug)]
 struct Way {
+    kv: KvFormat,
     isa: IsaChoice,
     prefill_chunk: usize,
     /// Shards, which share the cores of a host that has fewer.
@@ -65,8 +79,8 @@ struct Way {
 
 impl Way {
     fn options(self, context: usize) -> Options {
-        let Way { isa, prefill_chunk, room, .. } = self;
-        Options { isa, prefill_chunk, context: Some(context), room, ..Options::default() }
+        let Way { kv, isa, prefill_chunk, room, .. } = self;
+        Options { kv, isa, prefill_chunk, context: Some(context), room, ..Options::default() }
     }
 }
 
@@ -101,15 +115,15 @@ fn logit_bits(model: &Rc<Model>, tokens: &[u32], way: Way) -> Vec<u32> {
 #[test]
 fn cores_chunks_and_instruction_sets_change_no_bit() {
     let isas = isas();
-    for (name, model) in models() {
+    for (name, model, kv) in models_by_pages() {
         let tokens = prompt(model.config.vocab, 83, 7);
-        let scalar = Way { isa: IsaChoice::Scalar, prefill_chunk: 1000, shards: 1, room: None };
+        let scalar = Way { kv, isa: IsaChoice::Scalar, prefill_chunk: 1000, shards: 1, room: None };
         let oracle = logit_bits(&model, &tokens, scalar);
         assert!(oracle.iter().all(|&bits| f32::from_bits(bits).is_finite()), "{name}");
         for isa in isas.iter().copied() {
             for prefill_chunk in [1, 7, 64, 1000] {
                 for shards in [1, 2, 4] {
-                    let way = Way { isa, prefill_chunk, shards, room: None };
+                    let way = Way { kv, isa, prefill_chunk, shards, room: None };
                     assert!(logit_bits(&model, &tokens, way) == oracle, "{name}: {way:?}");
                 }
             }
@@ -122,7 +136,8 @@ fn cores_chunks_and_instruction_sets_change_no_bit() {
 fn room_for_the_weights_changes_no_bit() {
     // A matrix settles for as long as its model lives, so every turn opens the models anew.
     let bits = |room, shards| -> Vec<Vec<u32>> {
-        let way = Way { isa: IsaChoice::Auto, prefill_chunk: 16, shards, room };
+        let kv = KvFormat::F32;
+        let way = Way { kv, isa: IsaChoice::Auto, prefill_chunk: 16, shards, room };
         let of = |(_, model): (_, Rc<Model>)| {
             logit_bits(&model, &prompt(model.config.vocab, 40, 5), way)
         };
@@ -139,10 +154,38 @@ fn room_for_the_weights_changes_no_bit() {
 fn long_contexts_change_no_bit() {
     let model = Rc::new(Model::open(&demo::source().unwrap()).unwrap());
     let tokens = prompt(model.config.vocab, 1100, 11);
-    let way =
-        |prefill_chunk, shards| Way { isa: IsaChoice::Auto, prefill_chunk, shards, room: None };
-    let whole = logit_bits(&model, &tokens, way(2000, 1));
-    assert!(logit_bits(&model, &tokens, way(129, 2)) == whole);
+    for kv in KvFormat::ALL {
+        let isa = IsaChoice::Auto;
+        let way = |prefill_chunk, shards| Way { kv, isa, prefill_chunk, shards, room: None };
+        let whole = logit_bits(&model, &tokens, way(2000, 1));
+        assert!(logit_bits(&model, &tokens, way(129, 2)) == whole, "{kv}");
+    }
+}
+
+/// The option does something, and not much: logits point the same way.
+#[test]
+fn pages_in_8_bits_give_close_logits_and_other_bits() {
+    for (name, model, kv) in models_by_pages() {
+        if kv == KvFormat::F32 {
+            continue;
+        }
+        let vocab = model.config.vocab;
+        let tokens = prompt(vocab, 200, 3);
+        let logits = |kv| -> Vec<f64> {
+            let isa = IsaChoice::Auto;
+            let way = Way { kv, isa, prefill_chunk: 64, shards: 1, room: None };
+            let bits = logit_bits(&model, &tokens, way);
+            bits.into_iter().map(|bits| f64::from(f32::from_bits(bits))).collect()
+        };
+        let (exact, close) = (logits(KvFormat::F32), logits(kv));
+        assert!(exact != close, "{name}");
+        let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+        let rows = exact.chunks_exact(vocab).zip(close.chunks_exact(vocab));
+        let cosine = |(a, b)| dot(a, b) / (dot(a, a) * dot(b, b)).sqrt();
+        let least = rows.map(cosine).fold(1.0, f64::min);
+        println!("{name}: {least}");
+        assert!(least > 0.999, "{name}: {least}");
+    }
 }
 
 /// What a session wrote, log-probabilities to the bit.
@@ -174,10 +217,10 @@ fn run_alone(engine: &mut Engine, mut session: Session) -> Written {
 
 #[test]
 fn company_changes_no_bit() {
-    for (name, model) in models() {
+    for (name, model, kv) in models_by_pages() {
         let vocab = model.config.vocab;
-        let options =
-            |prefill_chunk| Options { prefill_chunk, context: Some(400), ..Options::default() };
+        let context = Some(400);
+        let options = |prefill_chunk| Options { kv, prefill_chunk, context, ..Options::default() };
         let requests: Vec<(Vec<u32>, Settings)> = (0..6)
             .map(|i| (prompt(vocab, 1 + 9 * i, i as u64), settings(0.4 * i as f32, i as u64, 12)))
             .collect();
@@ -195,7 +238,7 @@ fn company_changes_no_bit() {
         assert_eq!(engine.free_pages(), pages, "{name}: pages came back");
 
         for (prefill_chunk, shards) in [(5, 1), (40, 2), (11, 4)] {
-            let way = Way { isa: IsaChoice::Auto, prefill_chunk, shards, room: None };
+            let way = Way { kv, isa: IsaChoice::Auto, prefill_chunk, shards, room: None };
             let requests = requests.clone();
             let (together, pages) = with_engine(&model, way, 400, async move |engine| {
                 let pages = engine.free_pages();
@@ -252,9 +295,10 @@ async fn in_company(engine: &mut Engine, requests: &[(Vec<u32>, Settings)]) -> V
 /// A second turn that keeps the computed beginning equals one computed from nothing.
 #[test]
 fn a_kept_beginning_changes_no_bit() {
-    for (name, model) in models() {
+    for (name, model, kv) in models_by_pages() {
         // Of its own pages, to the position: nothing comes from another's.
-        let options = Options { context: Some(400), share_prefixes: false, ..Options::default() };
+        let context = Some(400);
+        let options = Options { kv, context, share_prefixes: false, ..Options::default() };
         let mut engine = Engine::new(Rc::clone(&model), options).unwrap();
         let first = prompt(model.config.vocab, 37, 1);
         let mut second = first.clone();

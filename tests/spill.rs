@@ -14,6 +14,7 @@ use penstock::engine::scheduler::{Batching, Limits, Priority};
 use penstock::engine::service::Service;
 use penstock::engine::spill::Spilled;
 use penstock::engine::{End, Engine, Options, Settings, What};
+use penstock::math::KvFormat;
 use penstock::model::sampling::SamplingParams;
 use penstock::model::{Model, demo};
 use penstock::shard::{self, Seats, now, sleep};
@@ -57,8 +58,9 @@ fn settings(seed: u64, tokens: usize) -> Settings {
 type Written = Vec<(u32, u32)>;
 
 /// The same in an engine that does nothing else.
-fn alone(model: &Rc<Model>, prompt: &[u32], settings: &Settings) -> Written {
-    let options = Options { context: Some(400), share_prefixes: false, ..Options::default() };
+fn alone(model: &Rc<Model>, kv: KvFormat, prompt: &[u32], settings: &Settings) -> Written {
+    let context = Some(400);
+    let options = Options { kv, context, share_prefixes: false, ..Options::default() };
     let mut engine = Engine::new(Rc::clone(model), options).unwrap();
     let mut session = engine.open(prompt.to_vec(), settings.clone()).unwrap();
     let mut written = Vec::new();
@@ -78,6 +80,7 @@ type Known = BTreeMap<(Vec<u32>, u64), Written>;
 #[derive(Clone)]
 struct Right {
     model: Rc<Model>,
+    kv: KvFormat,
     known: Rc<RefCell<Known>>,
 }
 
@@ -87,7 +90,7 @@ impl Right {
         if let Some(known) = self.known.borrow().get(&key) {
             return known.clone();
         }
-        let written = alone(&self.model, prompt, &settings(seed, tokens));
+        let written = alone(&self.model, self.kv, prompt, &settings(seed, tokens));
         self.known.borrow_mut().insert(key, written.clone());
         written
     }
@@ -104,7 +107,7 @@ struct Outcome<T> {
 /// A server with pages for `context` positions and perhaps a disk for more; nothing is held in the
 /// end.
 fn serve<T: 'static, F: Future<Output = T>>(
-    name: &'static str,
+    (name, kv): (&'static str, KvFormat),
     context: usize,
     shards: usize,
     folder: Option<PathBuf>,
@@ -112,7 +115,8 @@ fn serve<T: 'static, F: Future<Output = T>>(
 ) -> Outcome<T> {
     let served = shard::run(&Seats::anywhere(shards), move |lead, queues| async move {
         let model = open(name);
-        let options = Options { context: Some(context), prefill_chunk: 48, ..Options::default() };
+        let options =
+            Options { kv, context: Some(context), prefill_chunk: 48, ..Options::default() };
         let engine = Engine::seated(Rc::clone(&model), options, lead).unwrap();
         let limits = Limits {
             running: 4,
@@ -131,7 +135,7 @@ fn serve<T: 'static, F: Future<Output = T>>(
             let listener = move |said| heard.borrow_mut().push(said);
             service.spill(&folder, 8 << 20, &queues, listener).unwrap();
         }
-        let right = Right { model, known: Rc::default() };
+        let right = Right { model, kv, known: Rc::default() };
         let served = async {
             service.run().await;
             unreachable!("it serves until it is dropped")
@@ -204,12 +208,16 @@ async fn conversations(desk: Desk, right: Right, rounds: u64, mut between: impl 
 /// Pages for two conversations, and four there are.
 #[test]
 fn conversations_come_back_from_disk_bit_by_bit() {
-    for (name, shards) in MODELS.into_iter().zip([1, 2, 1]) {
+    let wide =
+        MODELS.into_iter().zip([1, 2, 1]).map(|(name, shards)| (name, KvFormat::F32, shards));
+    let narrow =
+        MODELS.into_iter().zip([2, 1, 1]).map(|(name, shards)| (name, KvFormat::Int8, shards));
+    for (name, kv, shards) in wide.chain(narrow) {
         let folder = tempfile::tempdir().unwrap();
         let clients = |desk, right| conversations(desk, right, 4, |_| ());
         let path = folder.path().to_path_buf();
-        let Outcome { spilled, words, .. } = serve(name, 256, shards, Some(path), clients);
-        assert!(spilled.out > 0 && spilled.back > 0, "{name}: {spilled:?}");
+        let Outcome { spilled, words, .. } = serve((name, kv), 256, shards, Some(path), clients);
+        assert!(spilled.out > 0 && spilled.back > 0, "{name} {kv}: {spilled:?}");
         assert_eq!((spilled.lost, words.len()), (0, 0), "{name}: {words:?}");
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
     }
@@ -256,7 +264,8 @@ fn what_a_disk_makes_of_pages_changes_no_answer() {
                 }
             })
         };
-        let Outcome { spilled, words, .. } = serve("demo", 256, 1, Some(path), clients);
+        let Outcome { spilled, words, .. } =
+            serve(("demo", KvFormat::F32), 256, 1, Some(path), clients);
         assert!(spilled.out > 0 && spilled.lost > 0, "{harm:?}: {spilled:?}");
         assert_eq!(words.len(), 1, "said once: {words:?}");
         assert!(words[0].contains("computed anew"), "{words:?}");
@@ -267,10 +276,10 @@ fn what_a_disk_makes_of_pages_changes_no_answer() {
 /// pages are on their way, some come again.
 #[test]
 fn a_crowd_with_a_disk_is_answered_as_each_alone() {
-    for name in ["demo", "gguf/dsv3_groups.gguf"] {
+    for (name, kv) in [("demo", KvFormat::F32), ("gguf/dsv3_groups.gguf", KvFormat::Int8)] {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().to_path_buf();
-        let outcome = serve(name, 320, 1, Some(path), |desk, right| async move {
+        let outcome = serve((name, kv), 320, 1, Some(path), |desk, right| async move {
             let vocab = right.model.config.vocab;
             let all: Vec<Vec<u32>> = (0..8)
                 .map(|i| {
@@ -327,7 +336,7 @@ async fn join(futures: Vec<impl Future<Output = ()>>) {
 #[test]
 fn without_a_disk_nothing_is_spilled() {
     let clients = |desk, right| conversations(desk, right, 2, |_| ());
-    let outcome = serve("demo", 256, 1, None, clients);
+    let outcome = serve(("demo", KvFormat::F32), 256, 1, None, clients);
     assert_eq!(outcome.spilled, Spilled::default());
     let () = outcome.of_clients;
 }

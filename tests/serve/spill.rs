@@ -25,27 +25,44 @@ fn answers(server: &Server) -> Vec<Value> {
     bodies().into_iter().map(answer).collect()
 }
 
+/// What this server's bits depend on, as its answers say.
+fn fingerprint(server: &Server) -> String {
+    let body = json!({"prompt": "Once", "max_tokens": 1});
+    let answer = server.post("/v1/completions", &[], &body).good();
+    answer["system_fingerprint"].as_str().unwrap().into()
+}
+
 #[test]
 fn conversations_that_memory_has_no_room_for_come_back() {
-    let alone = Server::start("demo", &["--context", "100000"]);
+    let [wide, narrow] = ["f32", "int8"].map(come_back);
+    assert_ne!(wide.0, narrow.0, "8 bits are another choice");
+    assert_ne!(wide.1, narrow.1, "and who compares answers is told");
+}
+
+/// With keys and values in this; the answers, and the fingerprint.
+fn come_back(kv: &str) -> (Vec<Value>, String) {
+    let alone = Server::start("demo", &["--context", "100000", "--kv", kv]);
     let expected = answers(&alone);
+    assert!(alone.log().contains(&format!(" in {kv}, scratch")), "{}", alone.log());
     drop(alone);
     let disk = tempfile::tempdir().unwrap();
     let folder = disk.path().to_str().unwrap();
-    let options = ["--context", "1024", "--spill", "64MiB", "--spill-dir", folder];
+    let options = ["--context", "1024", "--spill", "64MiB", "--spill-dir", folder, "--kv", kv];
     let mut server = Server::start("demo", &options);
     assert_eq!(fs::read_dir(folder).unwrap().count(), 0, "the file has no name");
     assert!(server.log().contains("64.0 MiB for pages"), "{}", server.log());
     for round in 0..3 {
-        assert_eq!(answers(&server), expected, "round {round}");
+        assert_eq!(answers(&server), expected, "{kv}, round {round}");
     }
     assert!(server.metric("penstock_spilled_pages_total", "") > 0.0);
     assert!(server.metric("penstock_unspilled_pages_total", "") > 0.0);
     assert_eq!(server.metric("penstock_spill_lost_pages_total", ""), 0.0);
+    let fingerprint = fingerprint(&server);
     server.is_empty();
     server.signal("-KILL");
     server.ended();
     assert_eq!(fs::read_dir(folder).unwrap().count(), 0, "nothing is left of it");
+    (expected, fingerprint)
 }
 
 /// A disk that takes no more is a line in the log, and nothing that a client could notice.

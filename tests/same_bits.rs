@@ -6,7 +6,7 @@ use std::rc::Rc;
 use penstock::engine::{Engine, Error, Event, Options, Session, Settings, What};
 use penstock::math::{IsaChoice, KvFormat};
 use penstock::model::sampling::SamplingParams;
-use penstock::model::{Model, demo};
+use penstock::model::{Model, Text, demo};
 use penstock::shard::{self, Lead, Seats, now};
 use penstock::weights::Source;
 
@@ -162,7 +162,14 @@ fn long_contexts_change_no_bit() {
     }
 }
 
-/// The option does something, and not much: logits point the same way.
+/// What the demo model knows.
+const STORY: &str = "Once upon a time, there was a small fox named Bleeby. Bleeby had a friend, a \
+    girl. One day, Bleeby found a small seed under a bench. \"What is it?\" she asked. \"It is a \
+    tulip seed,\" said the girl. \"Plant it and wait.\" Bleeby dug a hole near the old mill, put \
+    the seed in and gave it some water.";
+
+/// The option does something, and not much: logits point the same way. Where a router stands
+/// between two experts a little decides, so of models that have some it is asked of most positions.
 #[test]
 fn pages_in_8_bits_give_close_logits_and_other_bits() {
     for (name, model, kv) in models_by_pages() {
@@ -170,7 +177,13 @@ fn pages_in_8_bits_give_close_logits_and_other_bits() {
             continue;
         }
         let vocab = model.config.vocab;
-        let tokens = prompt(vocab, 200, 3);
+        let tokens = match name {
+            "demo" => {
+                let text = Text::open(&demo::source().unwrap()).unwrap();
+                text.continue_tokens(STORY).unwrap()
+            }
+            _ => prompt(vocab, 200, 3),
+        };
         let logits = |kv| -> Vec<f64> {
             let isa = IsaChoice::Auto;
             let way = Way { kv, isa, prefill_chunk: 64, shards: 1, room: None };
@@ -182,9 +195,12 @@ fn pages_in_8_bits_give_close_logits_and_other_bits() {
         let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
         let rows = exact.chunks_exact(vocab).zip(close.chunks_exact(vocab));
         let cosine = |(a, b)| dot(a, b) / (dot(a, a) * dot(b, b)).sqrt();
-        let least = rows.map(cosine).fold(1.0, f64::min);
-        println!("{name}: {least}");
-        assert!(least > 0.999, "{name}: {least}");
+        let mut cosines: Vec<f64> = rows.map(cosine).collect();
+        cosines.sort_by(f64::total_cmp);
+        let (least, middle) = (cosines[0], cosines[cosines.len() / 2]);
+        println!("{name}: {least} {middle}");
+        let worst = if model.config.experts.is_none() { least } else { middle };
+        assert!(worst > 0.999, "{name}: {least} {middle}");
     }
 }
 

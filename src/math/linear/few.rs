@@ -1,9 +1,9 @@
 //! Few tokens: codes are unpacked in registers, again for each group of tokens.
 //!
 //! One token or two are done with a segment soon after it came, and get most of a plain read's
-//! bandwidth by a load of each of its lines, in order, before the multiplying. From two on there is
-//! time to fetch other lines meanwhile, those some way ahead to the second level of cache and the
-//! next segment's to the first.
+//! bandwidth by a load of each of its lines, in order, before the multiplying. Where there is time
+//! meanwhile, other lines are fetched: those some way ahead to the second level of cache, the next
+//! segment's to the first.
 
 use std::ops::Range;
 
@@ -13,7 +13,7 @@ use super::ahead::{Ahead, LINE, Route, fetch_far, lines};
 use super::dots::{Act, Direct};
 use super::lanes::LaneCodes;
 use super::{At, Product, group};
-use crate::base::limits::SEGMENT;
+use crate::base::limits::{SEGMENT, SUPER_BLOCK};
 
 /// Tokens that are multiplied at a time, with 32 registers and with 16.
 const GROUP: [usize; 2] = [6, 2];
@@ -23,7 +23,7 @@ const TOGETHER: usize = 3 * GROUP[0];
 /// in a row, because memory likes long walks: a whole panel's by one token, if it is no longer than
 /// most are.
 const ROOM: usize = 48;
-/// Bytes by which several tokens' fetching is ahead of their multiplying.
+/// Bytes by which fetching is ahead of multiplying.
 const AHEAD: usize = 16 << 10;
 
 const _: () = assert!(TOGETHER <= ROOM);
@@ -46,8 +46,10 @@ fn together<S: Simd, F: LaneCodes>(s: S, product: Product, range: Range<usize>, 
     let route = Route::new(w, ROOM / count);
     let (mut near, mut far) = (route, route);
     near.next();
-    let several = count > 1;
-    if several {
+    // Measured: one token gains a twentieth in formats that leave time for it; with Q8_0, whose
+    // codes need no unpacking, it loses a fifth.
+    let fetches = count > 1 || F::LEN == SUPER_BLOCK;
+    if fetches {
         for _ in 0..AHEAD.div_ceil(route.bytes) {
             lines(far.next(), route.bytes).for_each(fetch_far);
         }
@@ -63,7 +65,7 @@ fn together<S: Simd, F: LaneCodes>(s: S, product: Product, range: Range<usize>, 
             for (acts, k0) in acts.chunks_exact(count).zip(lap.clone()) {
                 let segment = w.segment(panel, k0);
                 let mut ahead = Ahead::NOTHING;
-                if several {
+                if fetches {
                     ahead.far = Some(far.next());
                     let next = near.next();
                     // Measured: two tokens gain an eighth with most formats. Where codes take long

@@ -12,6 +12,8 @@ WHAT is any of these, all of them without one:
     stall      the longest that decoders wait while a prompt of 4,000 tokens comes in
     fair       a request of high priority in a flood of low ones, and alone
     cores      the same crowd on one core and on all
+    overhead   what a client waits beyond its own prompt's and answer's steps, with nobody else there
+    guess      an answer that repeats itself, which guesses make shorter, against one that does not
 
 A server is started for each part; clients speak HTTP over its Unix socket from this process, which
 takes some per cent of the same cores. Prompts are of tokens drawn at random, so that no two begin
@@ -65,9 +67,10 @@ class Server:
         return sum(float(line.rsplit(" ", 1)[1]) for line in lines)
 
 
-async def call(socket, method, path):
+async def call(socket, method, path, body=b""):
     reader, writer = await asyncio.open_unix_connection(socket)
-    writer.write(f"{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n".encode())
+    writer.write(f"{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: application/json\r\n"
+                 f"content-length: {len(body)}\r\n\r\n".encode() + body)
     said = await reader.read()
     writer.close()
     head, _, body = said.partition(b"\r\n\r\n")
@@ -88,10 +91,10 @@ class Seen:
 VOCABULARY = 1000
 
 
-async def answer(socket, prompt, tokens, priority="medium", stop=None):
+async def answer(socket, prompt, tokens, priority="medium", stop=None, **more):
     ids = [random.randrange(10, VOCABULARY) for _ in range(prompt)]
     body = json.dumps({"prompt": ids, "raw": True, "max_tokens": tokens, "ignore_eos": True,
-                       "temperature": 0}).encode()
+                       "temperature": 0, **more}).encode()
     reader, writer = await asyncio.open_unix_connection(socket, limit=1 << 20)
     began = time.perf_counter()
     writer.write(b"POST /execute HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
@@ -154,6 +157,38 @@ async def together(args):
                    "--prompt", str(args.prompt), "--tokens", str(args.tokens)]
         for n, (serial, many) in json.loads(subprocess.check_output(command)).items():
             print(f"  llama.cpp {n:>3} at once {many:8.1f} tok/s, one by one {serial:8.1f}: {many / serial:5.2f} x")
+
+
+async def overhead(args):
+    async with Server(args) as server:
+        beyond, queued = [], []
+        for _ in range(args.rounds * 8):
+            prompt = [random.randrange(10, VOCABULARY) for _ in range(args.prompt)]
+            body = json.dumps({"prompt": prompt, "max_tokens": 8, "ignore_eos": True, "temperature": 0}).encode()
+            (status, said), took = await timed(call(server.socket, "POST", "/v1/completions", body))
+            assert status == 200, said
+            own = json.loads(said)["penstock"]
+            beyond.append(took - (own["prefill_ms"] + own["decode_ms"]) / 1e3)
+            queued.append(own["queue_ms"] / 1e3)
+        print(f"overhead: {at(beyond, .5) * 1e3:.2f} ms at the median, {max(beyond) * 1e3:.2f} at most; of it "
+              f"in the queue {at(queued, .5) * 1e3:.2f} and {max(queued) * 1e3:.2f} ms; {len(beyond)} requests")
+
+
+async def guess(args):
+    kinds = {"any text": {}, "of two tokens": {"logit_bias": {"300": 100, "301": 100}}}
+    async with Server(args) as server:
+        async def counted():
+            return [await server.metric(f"penstock_{name}_tokens_total") for name in ("drafted", "accepted")]
+        for name, more in kinds.items():
+            took, before = [], await counted()
+            for _ in range(args.rounds):
+                one = await answer(server.socket, args.prompt, args.tokens, **more)
+                assert one.status == 200, f"refused: {one.status}"
+                took.append(one.tokens[-1] - one.tokens[0])
+            drafted, accepted = (after - b for after, b in zip(await counted(), before))
+            rate = (args.tokens - 1) / at(took, .5)
+            print(f"guess: {name}: {rate:.1f} tok/s; of {args.tokens * args.rounds} tokens {accepted:.0f} were "
+                  f"guessed right, of {drafted:.0f} guesses")
 
 
 async def load(args):
@@ -280,7 +315,7 @@ def worker(args):
 
 
 def main():
-    parts = {"together": together, "load": load, "stall": stall, "fair": fair, "cores": cores}
+    parts = {"together": together, "load": load, "stall": stall, "fair": fair, "cores": cores, "overhead": overhead, "guess": guess}
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     options.add_argument("model")
     options.add_argument("what", nargs="*", metavar="WHAT")
@@ -297,7 +332,7 @@ def main():
     options.add_argument("--penstock", default=str(HERE / "target/release/penstock"))
     options.add_argument("--python", default=sys.executable, help="one that has llama_cpp")
     options.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
-    args = options.parse_args()
+    args = options.parse_intermixed_args()
     if args.worker:
         return worker(args)
     unknown = [what for what in args.what if what not in parts]

@@ -169,6 +169,26 @@ fn many_tokens_equal_one_by_one_and_any_choice_of_them() {
     }
 }
 
+/// On both sides of every number at which tokens are led through the panels in another way, an odd
+/// panel and a short segment among them.
+#[test]
+fn however_many_tokens_there_are_the_bits_are_the_oracles() {
+    let counts = [7, 8, 9, 18, 19, 36, 37, 39, 40, 41, 42, 43, 255, 256, 257, 258, 515];
+    let mut rng = Rng(12);
+    for format in Format::ALL {
+        let case = Case::new(&mut rng, format, 70, 768);
+        let x = rng.wild(515 * case.cols);
+        let want = case.product(&oracle(), &x);
+        for tokens in counts {
+            let (x, want) = (&x[..tokens * case.cols], &want[..tokens * case.rows]);
+            for kernels in vectors() {
+                let what = format!("{}: {format}, {tokens} tokens", kernels.isa());
+                same_bits(&case.product(&kernels, x), want, &what);
+            }
+        }
+    }
+}
+
 /// The distance from f64 stays below what rounding can explain: for each block the activations'
 /// half step, and one rounding for each float operation of the chain.
 #[test]
